@@ -79,9 +79,13 @@ class Forbidden(CtllmError):
 
 
 class UserDisabled(Forbidden):
-    """An administrator has disabled the user; signing in again does not help."""
+    """An administrator has disabled `user`; signing in again does not help."""
 
     code = "user_disabled"
+
+    def __init__(self, message: str, *, user: object = None) -> None:
+        super().__init__(message)
+        self.user = user
 
 
 class GroupNotAllowed(Forbidden):

@@ -231,10 +231,7 @@ def list_users(config: Config, arguments: Namespace) -> None:
 
 def _provider_names(config: Config) -> dict[str, str]:
     """Return the name of the provider of each issuer, as in the ids of users."""
-    return {
-        provider.namespace or provider.issuer.removesuffix("/"): name
-        for name, provider in config.cloud.providers.items()
-    }
+    return {provider.user_issuer: name for name, provider in config.cloud.providers.items()}
 
 
 def _format_users(

@@ -184,9 +184,11 @@ class CloudApplication(MultiService):
             SessionRenewer(sessions, enforcer, provider_verifier, renewals, now=now),
             enforcer,
             known_users,
+            audit,
             now,
             settings.session_ttl_days,
             is_https=url.startswith("https:"),
+            provider_names={each.user_issuer: name for name, each in settings.providers.items()},
         )
         machine_api = MachineApi(
             machines,

@@ -6,13 +6,15 @@ token is never part of a URL.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
 
 from ctllm.auth.jws import MAX_TOKEN_SIZE
+from ctllm.cloud.audit import AuditLog, IdentityEvent
 from ctllm.cloud.identity import (
     SERVE,
     AccessGrant,
@@ -98,7 +100,8 @@ class AccessControl(UserAccess, Protocol):
 class SessionApi:
     """The handlers of `/ctllm/session` and the paths below it.
 
-    `is_https` tells whether the public URL of the cloud begins with https.
+    `is_https` tells whether the public URL of the cloud begins with https. `provider_names` are the
+    names of OpenID providers, by the issuers of their users.
     """
 
     def __init__(
@@ -110,9 +113,11 @@ class SessionApi:
         renewer: SessionRenewer,
         access: AccessControl,
         known_users: KnownUsers,
+        audit: AuditLog,
         now: Callable[[], float],
         session_days: int,
         is_https: bool,
+        provider_names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._issuer = issuer
         self._invites = invites
@@ -121,6 +126,8 @@ class SessionApi:
         self._renewer = renewer
         self._access = access
         self._known_users = known_users
+        self._audit = audit
+        self._provider_names = provider_names
         self._now = now
         self._cookie_max_age = session_days * 24 * 3600
         self._cookie = CookieKind(b"ctllm-session", b"/ctllm/session", is_https)
@@ -135,10 +142,13 @@ class SessionApi:
         if parameters.provider_token is not msgspec.UNSET:
             authentication, proof = await self._renewer.verify_desktop(parameters.provider_token)
             refresh_token = self._start_session(authentication, "desktop", proof)
+            method = self._provider_names.get(authentication.user.issuer, "provider")
         else:
             assert parameters.invite is not msgspec.UNSET
-            refresh_token = self._redeem(parameters.invite, parameters.client)
-        token = self._issue_token(refresh_token, self._sessions.read(refresh_token))
+            refresh_token, method = self._redeem(parameters.invite, parameters.client)
+        session = self._sessions.read(refresh_token)
+        self._record(request, "session.created", session, method)
+        token = self._issue_token(refresh_token, session)
         if parameters.client == "desktop":
             request.respond(201, {**token, "refresh": refresh_token})
         else:
@@ -171,8 +181,8 @@ class SessionApi:
         self._known_users.record(authentication.user, is_sign_in=True)
         return refresh_token
 
-    def _redeem(self, secret: str, client: ClientType) -> str:
-        """Create a session and return its refresh token.
+    def _redeem(self, secret: str, client: ClientType) -> tuple[str, str]:
+        """Create a session; return its refresh token, and what was redeemed for the audit log.
 
         The secret remains valid if the session cannot be stored.
         """
@@ -183,12 +193,13 @@ class SessionApi:
             )
         refresh_token = self._start_session(self._verify_invite(secret), client)
         try:
-            if self._login_codes.redeem(secret) is None:
-                self._invites.redeem(secret)
+            if self._login_codes.redeem(secret) is not None:
+                return refresh_token, "login_code"
+            self._invites.redeem(secret)
         except CtllmError:  # redeemed by another request, or its file cannot be removed
             self._sessions.close(refresh_token)
             raise
-        return refresh_token
+        return refresh_token, "invite"
 
     def _verify_invite(self, secret: str) -> Authentication:
         """Verify an invite or a login code without redeeming it; raises Unauthorized."""
@@ -241,9 +252,17 @@ class SessionApi:
         _require_same_site(request.head)
         header = get_header(request.head.headers, REFRESH_HEADER)
         refresh_token = header.decode("latin-1") if header else self._cookie.read(request.head)
-        if refresh_token is not None:
-            self._renewer.close(refresh_token)
+        session = self._renewer.close(refresh_token) if refresh_token is not None else None
+        if session is not None:
+            self._record(request, "session.closed", session)
         request.respond(204, None, self._cookie.set(b"", 0))
+
+    def _record(
+        self, request: ServerRequest, event: IdentityEvent, session: Session, method: str = ""
+    ) -> None:
+        self._audit.record_identity(
+            event, session.user.id, address=request.client_address, method=method
+        )
 
     def get_session(self, request: ServerRequest, grant: AccessGrant) -> None:
         """Respond with the user, the scopes and the remaining time of `grant`."""

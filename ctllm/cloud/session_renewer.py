@@ -138,14 +138,17 @@ class SessionRenewer:
         # The provider may have taken its time: only what holds now counts.
         return self._sessions.renew(refresh_token, self._read(refresh_token, client))
 
-    def close(self, refresh_token: str) -> None:
-        """End a session, if there is one; also at its provider, without waiting for it."""
+    def close(self, refresh_token: str) -> Session | None:
+        """End a session and return it, or None if there is none.
+
+        It ends at its provider too, without waiting for that.
+        """
         session = self._sessions.close(refresh_token)
-        if session is None or session.proof is None or self._provider_renewal is None:
-            return
-        if session.proof.sealed_refresh:
+        proof = session.proof if session else None
+        if session and proof and proof.sealed_refresh and self._provider_renewal is not None:
             revoking = Deferred.fromCoroutine(self._provider_renewal.revoke(session))
             revoking.addErrback(self._revocation_failed)
+        return session
 
     def _revocation_failed(self, failure: Failure) -> None:
         if isinstance(failure.value, CtllmError):

@@ -155,6 +155,11 @@ class Provider(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = ""
 
+    @property
+    def user_issuer(self) -> str:
+        """The first part of the ids of its users."""
+        return self.namespace or self.issuer.removesuffix("/")
+
 
 class Tier(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The limits of the members of groups: a table `[cloud.tiers.NAME]`. 0 is no own limit."""

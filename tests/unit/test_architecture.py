@@ -114,9 +114,8 @@ MAY_IMPORT = {
         "http.same_site", "http.server", "config", "common", "errors",
     },
     "cloud.session_api": {
-        "auth", "cloud.identity", "cloud.session_renewer", "http.cookies", "http.message",
-        "http.same_site",
-        "http.server", "errors",
+        "auth", "cloud.audit", "cloud.identity", "cloud.session_renewer", "http.cookies",
+        "http.message", "http.same_site", "http.server", "errors",
     },
     "cloud.machines": {
         "cloud.audit", "cloud.identity", "auth", "http.client_address", "http.message",

@@ -67,7 +67,8 @@ class DisabledUsers:
         if self._disabled and self.is_disabled(user_hash(self._instance_secret, user.id)):
             raise UserDisabled(
                 "An administrator has disabled your account. Only an administrator can enable it "
-                "again, with `ctllm users enable`."
+                "again, with `ctllm users enable`.",
+                user=user,
             )
 
     def _file_of(self, user_id: str) -> str:

@@ -258,6 +258,7 @@ class GatewayCase(SynchronousTestCase):
             SessionRenewer(self.sessions, self.enforcer, self.provider, self.provider_renewal, now),
             self.enforcer if applies_revocations else LateAccess(self.enforcer),
             self.known_users,
+            self.audit,
             now,
             session_days=30,
             is_https=is_https,

@@ -7,9 +7,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from ctllm.cloud.audit import AUDIT_FILE, AuditEntry
 from ctllm.cloud.identity import MANAGE, SERVE, USE, AccessGrant, User
 from ctllm.cloud.session_renewer import RENEW_PROOF_BEFORE, RenewedConsent
-from ctllm.errors import BadGateway, GroupNotAllowed, Unauthorized
+from ctllm.common.json_decoder import decode_json
+from ctllm.errors import BadGateway, GroupNotAllowed, Unauthorized, UserDisabled
 from ctllm.http.message.head import RequestHead
 from tests.unit.cloud.gateway_case import ANN, GatewayCase
 
@@ -182,6 +184,35 @@ class DesktopSessionTests(ProviderCase):
         self.assertEqual(self.send(asked, {}, Cookie=cookie), 401)
         self.assertEqual(self.renew(refresh, self.issue(tier="")), 200)
         self.assertEqual((self.send(asked, {}, Cookie=cookie), self.tier_of_token()), (200, ""))
+
+
+class SessionAuditTests(ProviderCase):
+    """What the audit log has of sessions."""
+
+    def entries(self) -> list[AuditEntry]:
+        lines = (self.audit_dir / AUDIT_FILE).read_bytes().splitlines()
+        return [decode_json(line, AuditEntry) for line in lines]
+
+    def test_creation_and_end_are_recorded_with_the_method(self) -> None:
+        refresh = self.log_in()
+        self.assertEqual(self.send("POST /ctllm/session/invite", **self.access), 201)
+        body = {"invite": self.json["invite"], "client": "browser"}
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        body["invite"] = self.invites.create("ann")
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        for _ in range(2):
+            self.assertEqual(self.send("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
+        created = ["provider", "login_code", "invite"]
+        self.assertEqual(
+            [(each.event, each.method) for each in self.entries()],
+            [*(("session.created", method) for method in created), ("session.closed", "")],
+        )
+
+    def test_a_refused_user_is_named_to_whoever_records_the_refusal(self) -> None:
+        self.disabled_users.disable(EVE.id)
+        self.disabled_users.read_changes()
+        error = self.assertRaises(UserDisabled, self.disabled_users.check, EVE)
+        self.assertEqual(error.user, EVE)
 
 
 class BrowserSessionTests(ProviderCase):

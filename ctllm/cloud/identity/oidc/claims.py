@@ -81,8 +81,7 @@ def read_user(claims: JsonObject, provider: Provider) -> User:
         )
     if provider.user_claim == "email" and claims.get("email_verified") is not True:
         raise Unauthorized("The provider has not verified your email address.")
-    issuer = provider.namespace or provider.issuer.removesuffix("/")
-    return User(issuer, subject, _read_name(claims, provider) or subject[:MAX_NAME])
+    return User(provider.user_issuer, subject, _read_name(claims, provider) or subject[:MAX_NAME])
 
 
 def read_groups(claims: JsonObject, provider: Provider) -> frozenset[str]:
