@@ -57,6 +57,11 @@ class Client:
         """The steps for the cloud; empty if the client cannot use it."""
         return () if self.cloud_unsupported else self.cloud_override or self.endpoint_steps
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether the client sends an API key to the cloud."""
+        return any("<KEY>" in step.text for step in self.cloud_steps)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -96,9 +101,9 @@ This page is generated from `ctllm/client_snippets.py`. To update it: `make clie
 #: How steps were verified.
 TESTED = "tested"
 COMPATIBILITY = "tested by `make compatibility`"
-_CLI_SENDS_NO_KEY = (
-    "The command `ollama` sends no API key, so it cannot use the cloud directly. Install a ctllm "
-    "desktop on the same machine and use its endpoint."
+_LAUNCHED_SEND_NO_KEY = (
+    "`ollama launch` gives the program no API key, so it cannot use the cloud directly. Install a "
+    "ctllm desktop on the same machine and use its endpoint, or set up the program itself."
 )
 
 
@@ -147,15 +152,23 @@ CLIENTS = (
         "ollama",
         "The `ollama` command (`ollama run`, `ollama list`)",
         endpoint_steps=(Step('export OLLAMA_HOST=<URL>\nollama run <MODEL> "Say hello."'),),
-        verified=_documented("Ollama's source"),
-        cloud_unsupported=_CLI_SENDS_NO_KEY,
+        cloud_override=(
+            Step(
+                "export OLLAMA_HOST=<URL> OLLAMA_AUTH=1\n"
+                "ollama signin  # once: allow this machine on the page that opens\n"
+                'ollama run <MODEL> "Say hello."'
+            ),
+        ),
+        verified=_by_hand("ollama 0.17.4"),
+        note="With OLLAMA_AUTH=1 it signs its requests with ~/.ollama/id_ed25519. Until the "
+        "machine is allowed, other commands only say that something went wrong.",
     ),
     Client(
         "ollama-launch",
         "`ollama launch` (claude, codex, opencode, …)",
         endpoint_steps=(Step("export OLLAMA_HOST=<URL>\nollama launch claude --model <MODEL>"),),
         verified=_documented("Ollama's source"),
-        cloud_unsupported=_CLI_SENDS_NO_KEY,
+        cloud_unsupported=_LAUNCHED_SEND_NO_KEY,
     ),
     Client(
         "ollama-python",
@@ -517,7 +530,7 @@ def format_instructions(client: Client, endpoint: Target | None, cloud: Target |
             _CLOUD_HEADING,
             *(_format_steps(client.cloud_steps, cloud) or [client.cloud_unsupported]),
         ]
-        if cloud.key == PLACEHOLDER_KEY and client.cloud_steps:
+        if cloud.key == PLACEHOLDER_KEY and client.needs_key:
             parts.append(
                 f"For a new API key in place of {PLACEHOLDER_KEY}: "
                 f"ctllm connect {client.name} --cloud"

@@ -224,7 +224,7 @@ def connect(config: Config, arguments: Namespace) -> None:
     # Without a login the cloud is left out, unless it is the only way.
     needs_cloud = arguments.cloud or endpoint is None
     has_cloud = needs_cloud or open_credentials(config).load().login is not None
-    needs_key = arguments.cloud and bool(client.cloud_steps)
+    needs_key = arguments.cloud and client.needs_key
     cloud = (
         _cloud_target(config, model, client.name, needs_key)
         if has_cloud and not arguments.endpoint

@@ -122,4 +122,5 @@ async def test_connect_shows_the_endpoint_and_the_cloud(snippets: SnippetCluster
     assert "no API key needed" in endpoint and PLACEHOLDER_KEY not in endpoint
     assert f"{snippets.cluster.url}/v1" in cloud and PLACEHOLDER_KEY in cloud
     assert "ctllm connect codex --cloud" in cloud
-    assert "sends no API key" in await snippets.connect("ollama")
+    assert "gives the program no API key" in await snippets.connect("ollama-launch")
+    assert "OLLAMA_AUTH=1\nollama signin" in await snippets.connect("ollama", "--cloud")

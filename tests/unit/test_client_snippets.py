@@ -60,9 +60,14 @@ class TableTests(TestCase):
             self.assertEqual(
                 "https://c.example" in cloud, not client.cloud_unsupported, client.name
             )
-            self.assertEqual("ctllm-k-1" in cloud, not client.cloud_unsupported, client.name)
+            self.assertEqual("ctllm-k-1" in cloud, client.needs_key, client.name)
             for placeholder in ("<URL>", "<KEY>", "<MODEL>", "example//"):
                 self.assertNotIn(placeholder, endpoint + cloud)
+
+    def test_only_ollama_uses_the_cloud_without_a_key(self) -> None:
+        without = {each.name for each in CLIENTS if each.cloud_steps and not each.needs_key}
+        self.assertEqual(without, {"ollama"})
+        self.assertNotIn("API key", format_instructions(find_client("ollama"), None, CLOUD))
 
     def test_a_key_is_never_an_argument_of_a_program(self) -> None:
         for client in CLIENTS:
@@ -79,9 +84,9 @@ class TableTests(TestCase):
                 if step.file.endswith(".json"):
                     msgspec.json.decode(step.text)
 
-    def test_ollama_commands_have_a_note_that_they_send_no_key(self) -> None:
-        for name in ("ollama", "ollama-launch"):
-            self.assertIn("sends no API key", format_instructions(find_client(name), None, CLOUD))
+    def test_what_ollama_launches_has_no_key_for_the_cloud(self) -> None:
+        text = format_instructions(find_client("ollama-launch"), None, CLOUD)
+        self.assertIn("gives the program no API key", text)
 
 
 class TargetTests(TestCase):

@@ -34,7 +34,7 @@ MAX_BODY = 4096
 MACHINES_PATH = "/ctllm/machines"
 
 #: The code of a machine's request, and the name of a machine.
-Code = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}\Z", max_length=22)]
+Code = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+\Z", max_length=64)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 
 Authenticate = Callable[[], Awaitable[AccessGrant]]

@@ -333,7 +333,7 @@ class ApprovalTests(MachineCase):
         code = self.ask()
         good = {"code": code, "name": "laptop", "scopes": ["use"]}
         for change in (
-            {"code": code[:-1]}, {"code": f"{code}\n"}, {"code": 1}, {"name": ""},
+            {"code": code * 3}, {"code": ""}, {"code": f"{code}\n"}, {"code": 1}, {"name": ""},
             {"name": "x" * 65}, {"name": "a\nb"}, {"name": "a\u202eb"}, {"name": " a"},
             {"scopes": ["serve"]}, {"scopes": ["use"] * 3}, {"scopes": "use"}, {"user": "bob"},
         ):  # fmt: skip
