@@ -235,8 +235,14 @@ def connect(config: Config, arguments: Namespace) -> None:
 
 def _login_store(config: Config, reactor: Reactor) -> LoginStore:
     from ctllm.desktop.login_store import open_login_store
+    from ctllm.desktop.secret_store.factory import make_secret_stores
 
-    return open_login_store(Path(config.state_dir), reactor, print_error)
+    state_dir, desktop = Path(config.state_dir), config.desktop
+    stores = make_secret_stores(
+        state_dir, reactor, desktop.credential_store, desktop.passphrase_file, os.environ,
+        print_error,
+    )  # fmt: skip
+    return open_login_store(state_dir, reactor, print_error, stores)
 
 
 def _require_login(config: Config) -> tuple[CredentialFile, Credentials, Login]:

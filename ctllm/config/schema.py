@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from ctllm.config.validators import (
+    check_absolute_path,
     check_algorithm,
     check_allowed_request,
     check_claim,
@@ -454,6 +455,22 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             le=65535,
         ),
     ] = 0
+    credential_store: Annotated[
+        Literal["auto", "keyring", "encrypted-file", "file"],
+        Meta(
+            description="Where this desktop keeps the tokens of its login. auto: in the system's "
+            "keyring if it is unlocked, else in an encrypted file if there is a key, else in a "
+            "file that only its owner can read."
+        ),
+    ] = "auto"
+    passphrase_file: Annotated[
+        str,
+        Meta(
+            description="The file with the passphrase of the encrypted file. Empty: none, or the "
+            "credential ctllm-key of the desktop's systemd unit.",
+            extra={"check": check_absolute_path},
+        ),
+    ] = ""
     page_window: Annotated[
         Literal["auto", "off"],
         Meta(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from ctllm.errors import BadConfiguration
 
@@ -33,6 +34,12 @@ _ALLOWED_REQUEST = re.compile(r"use|manage|\*|[A-Z]+ /[!-~]*")
 _OLLAMA_PORTS = {"": 11434, "http": 80, "https": 443}
 _PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+def check_absolute_path(path: str) -> None:
+    """Raise BadConfiguration for a path that depends on the working directory; "" is allowed."""
+    if path and not PurePath(path).is_absolute() and not path.startswith("~/"):
+        raise BadConfiguration("must be an absolute path, or begin with ~/")
 
 
 def check_printable_name(text: str) -> str:

@@ -217,7 +217,7 @@ async def log_in(logins: LoginStore, client: CloudClient, invite: str) -> Login:
     The invite is not used up if the tokens could not be stored.
     """
     async with logins.exclusive() as change:
-        await change.prepare()
+        await change.prepare(may_prompt=True)
         token = await client.redeem_invite(invite)
         login = Login(client.url, token.user.id, token.user.name, token_hex(8))
         await change.save(login, LoginSecrets(token.refresh_token), keep_keys_of_same_user(login))

@@ -88,7 +88,7 @@ class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of the file; each API key has another name.
 
     `secret` is where the tokens of the login are: it changes when they do. `unused_secrets` are to
-    be deleted.
+    be deleted. `daemon_store` is the store of secrets that the daemon chose.
     """
 
     desktop_id: str
@@ -96,6 +96,7 @@ class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_keys: tuple[ApiKey, ...] = ()
     secret: SecretReference | None = None
     unused_secrets: tuple[SecretReference, ...] = ()
+    daemon_store: str = ""
 
     def find_key(self, name: str) -> ApiKey | None:
         """Return the API key called `name`, or None."""

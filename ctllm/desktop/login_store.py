@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
@@ -29,20 +30,30 @@ from ctllm.reactor.interfaces import Clock
 
 #: The most names of secrets that wait for their deletion: a store may be locked for long.
 MAX_UNUSED = 32
+#: Seconds for which a store that could not be read is not asked again, unless by a person.
+RETRY_INTERVAL = 10.0
 #: How often the tokens are read again where another process changes them meanwhile.
 _READ_ATTEMPTS = 5
 
 
 def open_login_store(
-    state_dir: Path, clock: Clock, on_damage: Callable[[str], None] | None = None
+    state_dir: Path,
+    clock: Clock,
+    on_damage: Callable[[str], None] | None = None,
+    stores: SecretStores | None = None,
 ) -> LoginStore:
-    """Return the login in the folder `state_dir`; `on_damage` is told of damaged files."""
-    stores = SecretStores([PlainFileStore(state_dir, on_damage)], [PLAIN_FILE])
+    """Return the login in the folder `state_dir`; `on_damage` is told of damaged files.
+
+    Without `stores`, the tokens are in the plain file.
+    """
+    stores = stores or SecretStores([PlainFileStore(state_dir, on_damage)], [PLAIN_FILE])
     return LoginStore(CredentialFile(state_dir, on_damage), stores, clock)
 
 
 class LoginStore:
     """The login in `file`, whose tokens are in one of `stores`."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -51,12 +62,16 @@ class LoginStore:
         clock: Clock,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
+        retry_interval: float = RETRY_INTERVAL,
     ) -> None:
         self.file = file
         self._stores = stores
         self._clock = clock
         self._lock_timeout = lock_timeout
+        self._retry_interval = retry_interval
         self._known: tuple[SecretReference, LoginSecrets] | None = None
+        self._failure: tuple[SecretReference, SecretStoreUnavailable, float] | None = None
+        self._reading = DeferredLock()
 
     async def load(self, *, may_prompt: bool = False) -> tuple[Login, LoginSecrets]:
         """Return the login with its tokens; they are read once, until somebody changes them.
@@ -69,7 +84,7 @@ class LoginStore:
             login, reference = credentials.login, credentials.secret
             if login is None:
                 raise Unauthorized("This desktop is not logged in. Run `ctllm login`.")
-            found = None if reference is None else await self._read(reference, may_prompt)
+            found = None if reference is None else await self._read_one(reference, may_prompt)
             if found is not None:
                 return login, found
             if self.file.load().secret == reference:
@@ -94,11 +109,68 @@ class LoginStore:
     def _remember(self, reference: SecretReference, tokens: LoginSecrets) -> None:
         self._known = reference, tokens
 
+    async def settle(self) -> None:
+        """Keep the tokens in the best store that this process, the daemon, can use.
+
+        That moves them after the setting changed, or after a command could not use that store. They
+        are in the old one until they are in the new one. Raises SecretStoreUnavailable and
+        BadConfiguration.
+        """
+        best = await self._stores.choose()
+        known = self.file.load()
+        if known.daemon_store != best.name:
+            self.file.update(lambda known: replace(known, daemon_store=best.name))
+        is_elsewhere = known.secret is not None and self._stores.prefers(
+            best.name, known.secret.store
+        )
+        if is_elsewhere or known.unused_secrets:
+            await self._move(best.name)
+
+    async def _move(self, best: str) -> None:
+        async with self.exclusive() as change:
+            known = self.file.load()
+            if known.secret is not None and self._stores.prefers(best, known.secret.store):
+                login, tokens = await self.load()
+                await change.save(login, tokens)
+                self._log.info("The tokens are now {where}", where=self.description())
+            await change.delete_unused()
+
+    def description(self) -> str:
+        """Where the tokens are, for people; an empty string without a login."""
+        reference = self.file.load().secret
+        if reference is None:
+            return ""
+        try:
+            return self._stores.by_name(reference.store).description
+        except SecretStoreUnavailable:
+            return f"in the store {reference.store!r}"
+
+    async def _read_one(self, reference: SecretReference, may_prompt: bool) -> LoginSecrets | None:
+        """Read the tokens, or return what another coroutine has read while this one waited."""
+        await self._reading.acquire()
+        try:
+            if self._known is not None and self._known[0] == reference:
+                return self._known[1]
+            if not may_prompt:
+                self._raise_recent_failure(reference)
+            return await self._read(reference, may_prompt)
+        finally:
+            self._reading.release()
+
+    def _raise_recent_failure(self, reference: SecretReference) -> None:
+        if self._failure is None:
+            return
+        failed, error, until = self._failure
+        if failed == reference and self._clock.seconds() < until:
+            raise SecretStoreUnavailable(error.message)
+
     async def _read(self, reference: SecretReference, may_prompt: bool) -> LoginSecrets | None:
-        if self._known is not None and self._known[0] == reference:
-            return self._known[1]
         store = self._stores.by_name(reference.store)
-        encoded = await store.get(reference.name, may_prompt=may_prompt)
+        try:
+            encoded = await store.get(reference.name, may_prompt=may_prompt)
+        except SecretStoreUnavailable as error:
+            self._failure = reference, error, self._clock.seconds() + self._retry_interval
+            raise
         if encoded is None:
             return None
         try:
@@ -129,12 +201,13 @@ class LoginChange:
         self._on_saved = on_saved
         self._prepared: SecretReference | None = None
 
-    async def prepare(self) -> None:
+    async def prepare(self, *, may_prompt: bool = False) -> None:
         """Find out whether tokens can be stored, before something that can be used once is.
 
         Raises SecretStoreUnavailable or BadConfiguration.
         """
-        store = await self._stores.choose()
+        hint = self._file.load().daemon_store
+        store = await self._stores.choose(hint, may_prompt=may_prompt)
         reference = SecretReference(store.name, secrets.token_hex(16))
         self._file.update(lambda known: _with_unused(known, reference))
         self._prepared = reference
@@ -175,7 +248,9 @@ class LoginChange:
             if known.login != login:
                 return known
             unused = known.unused_secrets + ((known.secret,) if known.secret is not None else ())
-            return Credentials(known.desktop_id, unused_secrets=unused)
+            return Credentials(
+                known.desktop_id, unused_secrets=unused, daemon_store=known.daemon_store
+            )
 
         self._file.update(change)
         await self.delete_unused()

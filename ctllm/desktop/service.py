@@ -35,12 +35,14 @@ from ctllm.desktop.ipc.provider_login import PendingLogin
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ipc.webview_process import ProcessReactor, WebviewWindow, can_have_window
 from ctllm.desktop.key_usage import KeyUsage, KeyUsageFile
+from ctllm.desktop.login_maintenance import LoginMaintenance
 from ctllm.desktop.login_store import open_login_store
 from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
 from ctllm.desktop.oauth.provider import Provider
 from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.provider_login import LoginPrompt, ProviderLogin
+from ctllm.desktop.secret_store.factory import make_secret_stores
 from ctllm.desktop.status import StatusReporter
 from ctllm.desktop.tunnel_authorization import TunnelAuthorization
 from ctllm.desktop.tunnel_policy import TunnelPolicy
@@ -88,7 +90,11 @@ class DesktopService(MultiService):
         self._state = state
         self._environ = environ
         self._instance_lock = InstanceLock(state)
-        self.logins = open_login_store(state, reactor)
+        stores = make_secret_stores(
+            state, reactor, settings.credential_store, settings.passphrase_file, environ
+        )
+        self.logins = open_login_store(state, reactor, stores=stores)
+        self._login_maintenance = LoginMaintenance(self.logins, reactor)
         self.file = self.logins.file
         url = resolve_ollama_url(settings.ollama_host, environ)
         self.ollama = OllamaMonitor(
@@ -147,7 +153,8 @@ class DesktopService(MultiService):
         self.ipc = self._make_ipc(self.broker, self.bridge)
         # The IPC takes the instance lock, so it starts first and stops last.
         for part in (
-            self.ipc, self.session.renewal, self.ollama, self.broker, self.keys,
+            self.ipc, self._login_maintenance, self.session.renewal, self.ollama, self.broker,
+            self.keys,
             self._host_monitor, self.bridge, self._tunnel_authorization,
         ):  # fmt: skip
             part.setServiceParent(self)

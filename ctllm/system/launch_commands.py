@@ -23,6 +23,14 @@ def window_command() -> list[str] | None:
     return None if getattr(sys, "frozen", False) else [sys.executable, "-m", "ctllm.webview_main"]
 
 
+def keyring_command() -> list[str]:
+    """Return the command of the process that asks the system's keyring."""
+    if getattr(sys, "frozen", False):
+        return _bundled("ctllm-keyring")
+    # -P: nothing is imported from the working directory.
+    return [sys.executable, "-P", "-m", "ctllm.keyring_main"]
+
+
 def tray_command() -> list[str]:
     """Return the command of the tray."""
     if getattr(sys, "frozen", False):

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "client_snippets": {"errors"},
     "webview_main": set(),
+    "keyring_main": {"common"},
     "lazy_imports": set(),
     "system": {"errors"},
     "log_observers": {"common"},
@@ -142,7 +143,7 @@ MAY_IMPORT = {
         "http.server", "reactor", "config", "errors",
     },
     "desktop.oauth": {"auth", "http.origins", "common", "errors"},
-    "desktop.secret_store": {"reactor", "system", "common", "errors"},
+    "desktop.secret_store": {"keyring_main", "reactor", "system", "common", "errors"},
     "desktop.broker": {
         "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
     },

@@ -29,8 +29,8 @@ class SecretStore(Protocol):
     def description(self) -> str:
         """Where the secrets are and what protects them, for people: ends a sentence."""
 
-    async def check(self) -> None:
-        """Raise SecretStoreUnavailable if a secret could not be stored now without a person."""
+    async def check(self, *, may_prompt: bool = False) -> None:
+        """Raise SecretStoreUnavailable if a secret could not be stored now."""
 
     async def get(self, name: str, *, may_prompt: bool = False) -> str | None:
         """Return the secret called `name`, or None if the store has none."""

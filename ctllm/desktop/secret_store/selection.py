@@ -24,16 +24,31 @@ class SecretStores:
             )
         return self._stores[name]
 
-    async def choose(self) -> SecretStore:
-        """Return the store for a new secret: the first that needs no person to store it now.
+    @property
+    def first_choice(self) -> str:
+        """The name of the store that is used where it can be."""
+        return self._preferred[0]
 
-        Raises the SecretStoreUnavailable of the last one if there is none.
+    def prefers(self, one: str, another: str) -> bool:
+        """Whether secrets in the store `another` should move to the store `one`."""
+        return self._rank(one) < self._rank(another)
+
+    def _rank(self, name: str) -> int:
+        return self._preferred.index(name) if name in self._preferred else len(self._preferred)
+
+    async def choose(self, hint: str = "", *, may_prompt: bool = False) -> SecretStore:
+        """Return the store for a new secret: the first that can store it now.
+
+        `hint` is the one that the daemon chose: it may reach fewer stores than a command does.
+        Where there is a choice, a store that needs a person is not chosen. Raises the
+        SecretStoreUnavailable of the last one if there is none.
         """
+        may_prompt = may_prompt and len(self._preferred) == 1
         failure: SecretStoreUnavailable | None = None
-        for name in self._preferred:
+        for name in sorted(self._preferred, key=lambda name: name != hint):
             store = self.by_name(name)
             try:
-                await store.check()
+                await store.check(may_prompt=may_prompt)
             except SecretStoreUnavailable as error:
                 failure = error
             else:

@@ -37,7 +37,7 @@ class MemoryStore:
         self.fails_to_delete = False
         self.on_get: Any = lambda: None
 
-    async def check(self) -> None:
+    async def check(self, *, may_prompt: bool = False) -> None:
         self._require_unlocked()
 
     async def get(self, name: str, *, may_prompt: bool = False) -> str | None:
