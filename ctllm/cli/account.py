@@ -25,7 +25,13 @@ from ctllm.client_snippets import (
     format_instructions,
 )
 from ctllm.config import Config
-from ctllm.errors import BadRequest, CtllmError
+from ctllm.errors import (
+    BadRequest,
+    CtllmError,
+    NotRunning,
+    SecretStoreUnavailable,
+    Unauthorized,
+)
 
 if TYPE_CHECKING:
     from ctllm.desktop.cloud_client import CloudClient
@@ -133,7 +139,7 @@ def login(config: Config, arguments: Namespace) -> None:
         session = await _log_in_with_provider(
             logins, client_factory, reactor, url, arguments, Path(config.state_dir)
         )
-        print_text(f"Logged in to {session.cloud_url} as {session.user_name}.")
+        _tell_login(session, logins)
 
     _run_with_cloud(work)
 
@@ -149,8 +155,8 @@ def _log_in_with_invite(config: Config, arguments: Namespace, link: str) -> None
         require_https(url)
 
     async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
-        session = await log_in(_login_store(config, reactor), client_factory(url), invite)
-        print_text(f"Logged in to {session.cloud_url} as {session.user_name}.")
+        logins = _login_store(config, reactor)
+        _tell_login(await log_in(logins, client_factory(url), invite), logins)
 
     _run_with_cloud(work)
 
@@ -185,6 +191,12 @@ async def _log_in_with_provider(
         browser.remove_file()
 
 
+def _tell_login(login: Login, logins: LoginStore) -> None:
+    """Tell which login is stored, and where its tokens are."""
+    print_text(f"Logged in to {login.cloud_url} as {login.user_name}.")
+    print_text(f"The tokens are {logins.description()}.")
+
+
 def _tell_present_login(file: CredentialFile) -> None:
     """Tell which login will be replaced."""
     known = file.load().login
@@ -203,11 +215,41 @@ def logout(config: Config, _: Namespace) -> None:
     _require_login(config)
 
     async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
+        logins = _login_store(config, reactor)
+        if not await _has_readable_tokens(logins) and (url := _log_out_by_daemon(config)):
+            print_text(f"Logged out of {url}.")
+            return
         oauth = OAuthClient(reactor, timeout=LOGOUT_TIMEOUT)
-        session = await log_out(_login_store(config, reactor), client_factory, oauth)
+        session = await log_out(logins, client_factory, oauth)
         print_text(f"Logged out of {session.cloud_url}.")
 
     _run_with_cloud(work)
+
+
+async def _has_readable_tokens(logins: LoginStore) -> bool:
+    """Whether this process can read the tokens, or there are none to read."""
+    try:
+        await logins.load(may_prompt=True)
+    except SecretStoreUnavailable:
+        return False
+    except Unauthorized:
+        return True
+    return True
+
+
+def _log_out_by_daemon(config: Config) -> str:
+    """Let the daemon log out, which may have the key of the tokens; return the cloud's URL.
+
+    Returns an empty string if no daemon runs.
+    """
+    from ctllm.ipc import protocol
+    from ctllm.ipc.client import IpcClient
+
+    try:
+        with IpcClient(Path(config.state_dir)) as daemon:
+            return str(daemon.call(protocol.Logout)["cloud_url"])
+    except NotRunning:
+        return ""
 
 
 def connect(config: Config, arguments: Namespace) -> None:

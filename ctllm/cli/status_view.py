@@ -50,6 +50,7 @@ def format_status(status: Status, style: Style) -> str:
     lines = [style(colour, head) + (f": {sanitize_line(status.reason)}" if status.reason else "")]
     lines += _format_rows(
         ("Logged in", f"{status.user} at {status.cloud_url}" if status.cloud_url else "no"),
+        ("Tokens", status.token_location),
         ("Ollama", _format_ollama(status.ollama)),
         ("Models", _format_models(status.ollama.models)),
         ("In memory", _format_models(status.ollama.loaded)),

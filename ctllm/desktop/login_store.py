@@ -135,9 +135,12 @@ class LoginStore:
                 self._log.info("The tokens are now {where}", where=self.description())
             await change.delete_unused()
 
-    def description(self) -> str:
-        """Where the tokens are, for people; an empty string without a login."""
-        reference = self.file.load().secret
+    def description(self, known: Credentials | None = None) -> str:
+        """Where the tokens are, for people; an empty string without a login.
+
+        `known` are the credentials, if they have been read.
+        """
+        reference = (known or self.file.load()).secret
         if reference is None:
             return ""
         try:

@@ -70,6 +70,7 @@ class StatusReporter:
             version=__version__,
             pid=os.getpid(),
             started=self._started,
+            token_location=self._session.logins.description(self._session.credentials),
         )
 
     def _login(self) -> tuple[str, str]:

@@ -81,6 +81,7 @@ class Status(msgspec.Struct, frozen=True):
 
     `state` is signed_out, connecting, connected, degraded or error. `route` is the one of a request
     that came now. `proxy` is running while the tunnel is connected. `started` is in epoch seconds.
+    `token_location` says where the tokens of the login are, such as "in the system's keyring".
     """
 
     authentication_state: Literal["authenticated", "unauthenticated"]
@@ -103,6 +104,7 @@ class Status(msgspec.Struct, frozen=True):
     version: str
     pid: int
     started: float
+    token_location: str = msgspec.field(default="", name="tokens")
 
 
 class OpenResult(msgspec.Struct, frozen=True):
