@@ -93,7 +93,11 @@ function configuration() {
     application_type: "native",
     redirect_uris: ["http://127.0.0.1/callback", "http://[::1]/callback"],
     response_types: ["code"],
-    grant_types: ["authorization_code", "urn:ietf:params:oauth:grant-type:device_code", "refresh_token"],
+    grant_types: [
+      "authorization_code",
+      "refresh_token",
+      ...(options.device_grant ? ["urn:ietf:params:oauth:grant-type:device_code"] : []),
+    ],
   };
   const page = {
     application_type: "web",
