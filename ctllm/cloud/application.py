@@ -205,6 +205,7 @@ class CloudApplication(MultiService):
             renewals,
             session_api,
             enforcer,
+            self.audit,
             url,
         )
         management_api = ManagementApi(

@@ -252,6 +252,10 @@ async def test_the_page_says_why_nobody_was_signed_in(world: World, tab: Tab) ->
     await tab.open(world.url)
     await tab.click("Sign in with Acme")  # eve is still signed in at the provider
     await tab.sees("#logged-out-reason", "Your account may not use this cloud.")
+    await tab.click("Sign in with Acme")  # now the provider asks for another account
+    await tab.do(fill_in("ada"))
+    await tab.sees("#user-name", "ada")
+    await tab.click("Log out")
     for word, sentence in (
         ("denied", "cancelled the sign-in"),
         ("%3Cimg%20src=x%20onerror=alert(1)%3E", "was not valid"),

@@ -111,8 +111,8 @@ MAY_IMPORT = {
         "http.server", "reactor", "system", "common", "errors",
     },
     "cloud.browser_login": {
-        "cloud.identity", "cloud.session_renewer", "auth", "http.cookies", "http.message",
-        "http.same_site", "http.server", "config", "common", "errors",
+        "cloud.audit", "cloud.identity", "cloud.session_renewer", "auth", "http.cookies",
+        "http.message", "http.same_site", "http.server", "config", "common", "errors",
     },
     "cloud.session_api": {
         "auth", "cloud.audit", "cloud.identity", "cloud.session_renewer", "http.cookies",

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from ctllm.cloud.audit import AuditLog, IdentityEvent
 from ctllm.cloud.browser_login.interfaces import BrowserSessions, LoginProvider, ProviderLogin
 from ctllm.cloud.browser_login.messages import Callback, parse_callback, parse_login
 from ctllm.cloud.browser_login.outcomes import LoginError, LoginFailed, outcome_of
@@ -50,6 +51,7 @@ class BrowserLogin:
         renewals: ProviderRenewals,
         sessions: BrowserSessions,
         access: UserAccess,
+        audit: AuditLog,
         url: str,
         max_asking: int = MAX_ASKING,
     ) -> None:
@@ -58,6 +60,7 @@ class BrowserLogin:
         self._renewals = renewals
         self._sessions = sessions
         self._access = access
+        self._audit = audit
         self._authority = urlsplit(url).netloc.lower().encode()
         self._url = url.encode()
         self._cookie = CookieKind(b"ctllm-login", b"/ctllm/", url.startswith("https:"), b"Lax")
@@ -95,24 +98,44 @@ class BrowserLogin:
 
     async def finish(self, request: ServerRequest) -> None:
         """Redeem what the provider sent with the browser, and redirect to the page."""
+        provider = ""
         try:
-            cookie = await self._finish(request.head)
+            callback = parse_callback(request.head.target)
+            transaction = self._find_transaction(request.head, callback)
+            provider = transaction.provider
+            user, cookie = await self._sign_in(request.head, transaction, callback)
         except CtllmError as error:
+            user_id = _user_id_of(error)
+            self._record("login.refused", request, user_id, provider, outcome_of(error))
             return self._respond_to_page(request, outcome_of(error))
+        self._record("session.created", request, user.id, provider)
         request.respond(303, None, ((b"Location", b"/"), *cookie, *_HEADERS))
 
-    async def _finish(self, head: RequestHead) -> Headers:
-        """Return the header with the cookie of the new session."""
-        callback = parse_callback(head.target)
-        transaction = self._find_transaction(head, callback)
+    async def _sign_in(
+        self, head: RequestHead, transaction: LoginTransaction, callback: Callback
+    ) -> tuple[User, Headers]:
+        """Return the user and the header with the cookie of the new session."""
         login = await self._redeem(transaction, callback)
         consent = self._renewals.consent(transaction.provider, login)
         try:
-            return self._sessions.create_browser_session(
+            cookie = self._sessions.create_browser_session(
                 head, consent.grant, consent.sealed_refresh
             )
         except Unauthorized as error:
             raise LoginFailed(LoginError.REVOKED, error.message) from error
+        return consent.grant.user, cookie
+
+    def _record(
+        self,
+        event: IdentityEvent,
+        request: ServerRequest,
+        user_id: str,
+        provider: str,
+        reason: str = "",
+    ) -> None:
+        self._audit.record_identity(
+            event, user_id, address=request.client_address, method=provider, reason=reason
+        )
 
     def _find_transaction(self, head: RequestHead, callback: Callback) -> LoginTransaction:
         """Return the transaction of this browser; raises LoginFailed."""
@@ -149,6 +172,12 @@ class BrowserLogin:
     def _respond_to_page(self, request: ServerRequest, outcome: LoginError) -> None:
         location = f"/#login-error={outcome}".encode()
         request.respond(303, None, ((b"Location", location), *_HEADERS))
+
+
+def _user_id_of(error: CtllmError) -> str:
+    """Return the id of the user whom a provider has authenticated, and who was refused."""
+    user = error.user if isinstance(error, GroupNotAllowed) else None
+    return user.id if isinstance(user, User) else ""
 
 
 def _is_navigation(head: RequestHead) -> bool:

@@ -277,6 +277,7 @@ class GatewayCase(SynchronousTestCase):
             ProviderRenewals({}, TokenSealer(INSTANCE_SECRET), now),
             self.session_api,
             self.enforcer,
+            AuditLog(),
             "https://cloud.example" if is_https else "http://cloud.example",
         )
         machine_api = MachineApi(

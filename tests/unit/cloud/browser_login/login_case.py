@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from json import loads
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.cloud.audit import AUDIT_FILE, AuditLog
 from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogin
 from ctllm.cloud.browser_login.interfaces import LoginProvider, ProviderLogin
 from ctllm.cloud.browser_login.messages import Callback
@@ -98,7 +101,14 @@ class LoginCase(SynchronousTestCase):
         self.providers: dict[str, LoginProvider] = {"corp": self.provider}
         self.transactions = LoginTransactions(SECRET, self.clock.seconds)
         self.renewals = ProviderRenewals(self.providers, TokenSealer(SECRET), self.clock.seconds)
+        self.state_dir = Path(self.mktemp())
+        (self.state_dir / AUDIT_FILE).parent.mkdir(parents=True)
         self.compose()
+
+    def audit_lines(self) -> list[dict[str, str]]:
+        """Return what was recorded, without the times."""
+        lines = [loads(each) for each in (self.state_dir / AUDIT_FILE).read_text().splitlines()]
+        return [{key: each[key] for key in each if key != "time"} for each in lines]
 
     def compose(self, url: str = "https://cloud.example", max_asking: int = 3) -> None:
         login = BrowserLogin(
@@ -107,6 +117,7 @@ class LoginCase(SynchronousTestCase):
             self.renewals,
             self.sessions,
             self.sessions,
+            AuditLog(self.state_dir, self.clock.seconds, lambda user_id: f"hash-of-{user_id}"),
             url,
             max_asking,
         )

@@ -157,6 +157,25 @@ class FinishTests(LoginCase):
             self.sessions.error = refusal
             self.assert_refused(outcome, self.finish(state, cookie))
 
+    def test_the_audit_log_says_who_signed_in_and_why_not_and_has_no_secret(self) -> None:
+        self.finish(*self.begin())
+        self.finish("wrong", self.begin()[1])
+        state, cookie = self.begin()
+        self.provider.error = GroupNotAllowed("x", user=ADA)
+        self.finish(state, cookie, "code=the-code")
+        ada = {"user": f"hash-of-{ADA.id}", "method": "corp"}
+        self.assertEqual(
+            [{key: each[key] for key in each if key != "address"} for each in self.audit_lines()],
+            [
+                {"event": "session.created", **ada},
+                {"event": "login.refused", "reason": "expired"},
+                {"event": "login.refused", **ada, "reason": "not_allowed"},
+            ],
+        )
+        text = str(self.audit_lines())
+        for secret in ("the-code", state, cookie.partition("=")[2]):
+            self.assertNotIn(secret, text)
+
     def test_a_provider_that_was_removed_meanwhile_signs_nobody_in(self) -> None:
         state, cookie = self.begin()
         self.providers.clear()
