@@ -206,6 +206,7 @@ class CloudApplication(MultiService):
             session_api,
             enforcer,
             self.audit,
+            attempts,
             url,
         )
         management_api = ManagementApi(

@@ -111,7 +111,8 @@ MAY_IMPORT = {
         "http.server", "reactor", "system", "common", "errors",
     },
     "cloud.browser_login": {
-        "cloud.audit", "cloud.identity", "cloud.session_renewer", "auth", "http.cookies",
+        "cloud.audit", "cloud.identity", "cloud.limits", "cloud.session_renewer", "auth",
+        "http.cookies",
         "http.message", "http.same_site", "http.server", "config", "common", "errors",
     },
     "cloud.session_api": {

@@ -7,6 +7,7 @@ with the word for an error in the fragment. No response depends on a URL in the 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,8 +24,9 @@ from ctllm.cloud.browser_login.transactions import (
     new_browser_secret,
 )
 from ctllm.cloud.identity import User
+from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.cloud.session_renewer import UserAccess
-from ctllm.errors import CtllmError, GroupNotAllowed, Unauthorized
+from ctllm.errors import CtllmError, GroupNotAllowed, RateLimited, Unauthorized
 from ctllm.http.cookies import CookieKind
 from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.http.same_site import is_from_other_site
@@ -52,6 +54,7 @@ class BrowserLogin:
         sessions: BrowserSessions,
         access: UserAccess,
         audit: AuditLog,
+        attempts: AttemptLimiter,
         url: str,
         max_asking: int = MAX_ASKING,
     ) -> None:
@@ -61,6 +64,7 @@ class BrowserLogin:
         self._sessions = sessions
         self._access = access
         self._audit = audit
+        self._attempts = attempts
         self._authority = urlsplit(url).netloc.lower().encode()
         self._url = url.encode()
         self._cookie = CookieKind(b"ctllm-login", b"/ctllm/", url.startswith("https:"), b"Lax")
@@ -103,8 +107,10 @@ class BrowserLogin:
             callback = parse_callback(request.head.target)
             transaction = self._find_transaction(request.head, callback)
             provider = transaction.provider
+            self._attempts.admit(request.client_address, callback.state)
             user, cookie = await self._sign_in(request.head, transaction, callback)
         except CtllmError as error:
+            self._count_failure(request, error)
             user_id = _user_id_of(error)
             self._record("login.refused", request, user_id, provider, outcome_of(error))
             return self._respond_to_page(request, outcome_of(error))
@@ -124,6 +130,12 @@ class BrowserLogin:
         except Unauthorized as error:
             raise LoginFailed(LoginError.REVOKED, error.message) from error
         return consent.grant.user, cookie
+
+    def _count_failure(self, request: ServerRequest, error: CtllmError) -> None:
+        """Count a code that the provider refused: it costs a request there to find out."""
+        if isinstance(error, Unauthorized):
+            with suppress(RateLimited):  # the next callback is refused
+                self._attempts.failed(request.client_address)
 
     def _record(
         self,

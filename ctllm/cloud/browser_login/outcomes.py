@@ -10,6 +10,7 @@ from ctllm.errors import (
     CtllmError,
     Forbidden,
     GroupNotAllowed,
+    RateLimited,
     Unauthorized,
     UserDisabled,
 )
@@ -23,6 +24,7 @@ class LoginError(StrEnum):
     FAILED = "failed"
     NOT_ALLOWED = "not_allowed"
     DISABLED = "disabled"
+    LIMITED = "limited"
     REVOKED = "revoked"
     UNAVAILABLE = "unavailable"
     UNKNOWN = "unknown"
@@ -51,6 +53,7 @@ _OUTCOMES: tuple[tuple[type[CtllmError], LoginError], ...] = (
     (UserDisabled, LoginError.DISABLED),
     (Unauthorized, LoginError.FAILED),
     (BadRequest, LoginError.FAILED),
+    (RateLimited, LoginError.LIMITED),
     (CtllmError, LoginError.UNAVAILABLE),
 )
 

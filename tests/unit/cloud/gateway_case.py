@@ -278,6 +278,7 @@ class GatewayCase(SynchronousTestCase):
             self.session_api,
             self.enforcer,
             AuditLog(),
+            self.attempts,
             "https://cloud.example" if is_https else "http://cloud.example",
         )
         machine_api = MachineApi(

@@ -19,12 +19,15 @@ from ctllm.cloud.browser_login.renewals import ProviderRenewals
 from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
 from ctllm.cloud.browser_login.transactions import LoginTransaction, LoginTransactions
 from ctllm.cloud.identity import MANAGE, USE, AccessGrant, User
+from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.errors import CtllmError
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from tests.unit.fakes import MemoryTransport
 
+#: Failed attempts of an address in a minute.
+MAX_ATTEMPTS = 10
 NOW = 1_700_000_000.0
 ADA = User("https://idp.example/", "ada", "Ada")
 GRANT = AccessGrant(ADA, frozenset((USE, MANAGE)), expires_at=NOW + 86400, auth_time=NOW)
@@ -118,6 +121,7 @@ class LoginCase(SynchronousTestCase):
             self.sessions,
             self.sessions,
             AuditLog(self.state_dir, self.clock.seconds, lambda user_id: f"hash-of-{user_id}"),
+            AttemptLimiter(MAX_ATTEMPTS, self.clock.seconds),
             url,
             max_asking,
         )

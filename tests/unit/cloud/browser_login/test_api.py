@@ -15,7 +15,7 @@ from ctllm.errors import (
     Unauthorized,
     UserDisabled,
 )
-from tests.unit.cloud.browser_login.login_case import ADA, LoginCase
+from tests.unit.cloud.browser_login.login_case import ADA, MAX_ATTEMPTS, LoginCase
 
 
 class BeginTests(LoginCase):
@@ -156,6 +156,21 @@ class FinishTests(LoginCase):
             state, cookie = self.begin()
             self.sessions.error = refusal
             self.assert_refused(outcome, self.finish(state, cookie))
+
+    def test_made_up_codes_cost_the_provider_few_requests(self) -> None:
+        """Behind the same address, others can sign in a minute later."""
+        self.provider.error = Unauthorized("invalid_grant")
+        logins = []
+        for _ in range(MAX_ATTEMPTS + 5):
+            self.provider.error = None
+            logins.append(self.begin())
+            self.provider.error = Unauthorized("invalid_grant")
+            last = self.finish(*logins[-1])
+        self.assert_refused("limited", last)
+        self.assertEqual(len(self.provider.redeemed), MAX_ATTEMPTS)
+        self.provider.error = None
+        self.clock.advance(60)
+        self.assertEqual(self.finish(*self.begin()), "/")
 
     def test_the_audit_log_says_who_signed_in_and_why_not_and_has_no_secret(self) -> None:
         self.finish(*self.begin())
