@@ -222,6 +222,7 @@ class Gateway:
     def _authenticated(self, request: ServerRequest, credential: str, grant: AccessGrant) -> None:
         self._grants[request] = grant
         self._guard.accept(request, credential, grant)
+        self._machine_verifier.observe(grant)
         request.mark_authenticated()
 
     def _verifications(self, request: ServerRequest) -> Iterator[tuple[str, bool, Verification]]:

@@ -21,7 +21,7 @@ include-path = "/ctllm/exchanges/{exchange}"
 parameters = { exchange = "EXCHANGE" }
 checks.positive_data_acceptance.expected-statuses = ["200", "404", "410"]
 """
-METHODS = {"get", "put", "post", "delete"}
+METHODS = {"get", "put", "post", "patch", "delete"}
 
 
 @ensureDeferred

@@ -359,3 +359,28 @@ async def test_a_revocation_of_the_user_ends_the_machine_for_good(cluster: Clust
     await desktop.stop()
     await approve(cluster, cli)
     assert (await cli.send("POST", "/api/me"))[1] == {"name": "alice"}
+
+
+@ensureDeferred
+async def test_a_disabled_user_has_no_machines_until_enabled(cluster: Cluster) -> None:
+    await cluster.start_cloud()
+    cluster.ollama, port = cluster.start_fake_ollama(MODEL)
+    await cluster.start_desktop("alice", port)
+    cluster.alice_token = await cluster.create_token("alice")
+    cli = OllamaCli(cluster.cloud_port)
+    await approve(cluster, cli)
+    answer = await start_chat(cluster, cli)
+    await cluster.run_ctllm("cloud", "users", "disable", "alice")
+    _, last = await answer
+    assert "error" in last
+    status, response = await cli.send("GET", "/api/tags")
+    assert (status, "signin_url" in response) == (403, False)
+    await cluster.run_ctllm("cloud", "users", "enable", "alice")
+
+    async def is_known() -> bool:
+        return (await cli.send("POST", "/api/me"))[0] == 200
+
+    await wait_until(is_known, "the machine to work again")
+    await cluster.run_ctllm("cloud", "users", "forget", "alice")
+    assert (await cli.send("POST", "/api/me"))[0] == 401
+    assert not list((cluster.state_dir("cloud") / "cloud" / "machines").glob("*.json"))

@@ -121,7 +121,7 @@ MAY_IMPORT = {
     },
     "cloud.machines": {
         "cloud.audit", "cloud.identity", "auth", "http.client_address", "http.message",
-        "http.server", "reactor", "errors",
+        "http.server", "reactor", "common", "errors",
     },
     "cloud.api": {
         "cloud.browser_login", "cloud.machines", "cloud.session_api", "cloud.public_providers",

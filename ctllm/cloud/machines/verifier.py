@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ctllm.auth.request_signatures import PublicKey, parse_request_signature
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.identity import AccessGrant, MachineRequests, Machines, machine_credential
+from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import SignInRequired, Unauthorized
 from ctllm.http.client_address import truncate_address
 from ctllm.http.message.head import RequestHead, get_header
+
+#: Users whose tier is known from their sessions, and for how many seconds. Who has a desktop that
+#: is connected presents a token of its session every minute.
+MAX_USERS = 4096
+TIER_LIFETIME = 86400.0
 
 
 class MachineVerifier:
@@ -34,6 +41,15 @@ class MachineVerifier:
         self._audit = audit
         self._url = url.rstrip("/")
         self._now = now
+        self._tiers: TtlCache[str, str] = TtlCache(MAX_USERS, now)  # by the id of the user
+
+    def observe(self, grant: AccessGrant) -> None:
+        """Note the tier of a person's own grant, which their provider may have changed.
+
+        The machines of the user follow it.
+        """
+        if not grant.credential_id:
+            self._tiers.put(grant.user.id, grant.tier, self._now() + TIER_LIFETIME)
 
     def verify(self, head: RequestHead, credentials: str, address: str) -> AccessGrant:
         """Return the grant of the machine that signed `head`, with `credentials` in a header.
@@ -53,8 +69,9 @@ class MachineVerifier:
             self._check_active(grant)
         except Unauthorized:
             raise self._sign_in_error(signature.key, head, address) from None
+        known_tier = self._tiers.get(grant.user.id)
         self._machines.record_use(machine_id, machine, truncate_address(address))
-        return grant
+        return grant if known_tier is None else replace(grant, tier=known_tier)
 
     def _sign_in_error(self, key: PublicKey, head: RequestHead, address: str) -> SignInRequired:
         """Return the error with the address at which a person approves the machine."""

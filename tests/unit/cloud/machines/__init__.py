@@ -1,0 +1,1 @@
+"""Unit tests of `ctllm.cloud.machines`."""
