@@ -52,6 +52,7 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.cloud.limits.concurrency import UserLimiter
 from ctllm.cloud.limits.guard import CredentialGuard
+from ctllm.cloud.limits.sessions import SessionLimits
 from ctllm.cloud.limits.users import Tiers, UserLimits
 from ctllm.cloud.machines import MachineApi, MachineVerifier
 from ctllm.cloud.metrics import Metrics
@@ -176,6 +177,8 @@ class CloudApplication(MultiService):
         renewals = ProviderRenewals(login_providers, TokenSealer(keys.instance_secret), now)
 
         # The HTTP APIs.
+        user_limits = UserLimits(Tiers.of_settings(settings), request_limiter, reactor.seconds)
+        guard = CredentialGuard(attempts, audit, metrics)
         session_api = SessionApi(
             issuer,
             self.invites,
@@ -185,6 +188,7 @@ class CloudApplication(MultiService):
             enforcer,
             known_users,
             audit,
+            SessionLimits(guard, user_limits, partial(proxy_id, keys.instance_secret)),
             now,
             settings.session_ttl_days,
             is_https=url.startswith("https:"),
@@ -229,8 +233,8 @@ class CloudApplication(MultiService):
             metrics,
             settings.cors_origins,
             reactor,
-            UserLimits(Tiers.of_settings(settings), request_limiter, reactor.seconds),
-            CredentialGuard(attempts, audit, metrics),
+            user_limits,
+            guard,
             active_requests,
             MachineVerifier(machines, machine_requests, rules.check_active, audit, url, now),
         )

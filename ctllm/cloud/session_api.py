@@ -31,6 +31,7 @@ from ctllm.cloud.identity import (
     session_id_of,
 )
 from ctllm.cloud.identity.login_codes import LIFETIME
+from ctllm.cloud.limits.sessions import SessionLimits
 from ctllm.cloud.session_renewer import SessionRenewer, UserAccess
 from ctllm.errors import CtllmError, Forbidden, NoCredentials
 from ctllm.http.cookies import CookieKind
@@ -114,6 +115,7 @@ class SessionApi:
         access: AccessControl,
         known_users: KnownUsers,
         audit: AuditLog,
+        limits: SessionLimits,
         now: Callable[[], float],
         session_days: int,
         is_https: bool,
@@ -127,6 +129,7 @@ class SessionApi:
         self._access = access
         self._known_users = known_users
         self._audit = audit
+        self._limits = limits
         self._provider_names = provider_names
         self._now = now
         self._cookie_max_age = session_days * 24 * 3600
@@ -140,6 +143,7 @@ class SessionApi:
         parameters = decode_json_body(body, CreateSession)
         _require_same_site(request.head)
         if parameters.provider_token is not msgspec.UNSET:
+            self._limits.admit_token(request, parameters.provider_token)
             authentication, proof = await self._renewer.verify_desktop(parameters.provider_token)
             refresh_token = self._start_session(authentication, "desktop", proof)
             method = self._provider_names.get(authentication.user.issuer, "provider")
@@ -237,6 +241,7 @@ class SessionApi:
             token = parameters.provider_token
             provider_token = None if token is msgspec.UNSET else token
             session = await self._renewer.renew(refresh_token, "desktop", provider_token)
+            self._limits.admit_renewal(session.user)
             request.respond(200, self._issue_token(refresh_token, session, scope))
             return
         _require_same_site(request.head)
@@ -244,6 +249,7 @@ class SessionApi:
         if cookie is None:
             raise NoCredentials("You are not logged in. Open an invite link to log in.")
         session = await self._renewer.renew(cookie, "browser")
+        self._limits.admit_renewal(session.user)
         set_cookie = self._cookie.set(cookie.encode(), self._cookie_max_age)
         request.respond(200, self._issue_token(cookie, session, scope), set_cookie)
 

@@ -116,7 +116,8 @@ MAY_IMPORT = {
         "http.message", "http.same_site", "http.server", "config", "common", "errors",
     },
     "cloud.session_api": {
-        "auth", "cloud.audit", "cloud.identity", "cloud.session_renewer", "http.cookies",
+        "auth", "cloud.audit", "cloud.identity", "cloud.limits", "cloud.session_renewer",
+        "http.cookies",
         "http.message", "http.same_site", "http.server", "errors",
     },
     "cloud.machines": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from json import dumps, loads
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.cloud.limits.concurrency import UserLimiter
 from ctllm.cloud.limits.guard import CredentialGuard
+from ctllm.cloud.limits.sessions import SessionLimits
 from ctllm.cloud.limits.users import Tiers, UserLimits
 from ctllm.cloud.machines import MachineApi, MachineVerifier
 from ctllm.cloud.metrics import Metrics
@@ -250,6 +252,8 @@ class GatewayCase(SynchronousTestCase):
             now,
             self.issuer.lifetime,
         )
+        user_limits = UserLimits(self.tiers, UserLimiter(max_requests), now)
+        guard = CredentialGuard(self.attempts, self.audit, self.metrics)
         self.session_api = SessionApi(
             self.issuer,
             self.invites,
@@ -259,6 +263,7 @@ class GatewayCase(SynchronousTestCase):
             self.enforcer if applies_revocations else LateAccess(self.enforcer),
             self.known_users,
             self.audit,
+            SessionLimits(guard, user_limits, partial(proxy_id, INSTANCE_SECRET)),
             now,
             session_days=30,
             is_https=is_https,
@@ -313,8 +318,8 @@ class GatewayCase(SynchronousTestCase):
             self.metrics,
             ORIGINS,
             self.clock,
-            UserLimits(self.tiers, UserLimiter(max_requests), now),
-            CredentialGuard(self.attempts, self.audit, self.metrics),
+            user_limits,
+            guard,
             self.active_requests,
             MachineVerifier(
                 self.machines,

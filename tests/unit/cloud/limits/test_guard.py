@@ -146,3 +146,47 @@ class AttemptsAtTheGatewayTests(GatewayCase):
             self.metrics.render_text()[1],
         )
         self.assertEqual(self.send("GET /ctllm/session", **self.bearer(ALL_SCOPES)), 200)
+
+
+class SignInAuditTests(GatewayCase):
+    """The audit log of sign-ins, renewals and sign-outs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.attempts = AttemptLimiter(2, self.clock.seconds)
+        self.compose()
+
+    def events(self) -> list[tuple[str, str, str]]:
+        lines = (self.audit_dir / AUDIT_FILE).read_bytes().splitlines()
+        entries = [msgspec.json.decode(line) for line in lines]
+        return [(each["event"], each.get("method", ""), each.get("user", "")) for each in entries]
+
+    def test_signing_in_and_out_is_recorded_with_how(self) -> None:
+        body = {"client": "desktop", "invite": self.invites.create("ann")}
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        desktop = self.json
+        token = {"Authorization": f"Bearer {desktop['token']}"}
+        self.assertEqual(self.send("POST /ctllm/session/invite", **token), 201)
+        body = {"client": "browser", "invite": self.json["invite"]}
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        refresh = {"Ctllm_Refresh": desktop["refresh"]}
+        self.assertEqual(self.send("DELETE /ctllm/session", **refresh), 204)
+        self.assertEqual(self.send("DELETE /ctllm/session", **refresh), 204)
+        ann = self.user_hash_of(ANN)
+        self.assertEqual(self.events(), [
+            ("session.created", "invite", ann), ("session.created", "login_code", ann),
+            ("session.closed", "", ann)])  # fmt: skip
+
+    def test_a_provider_token_is_not_verified_after_too_many_failures(self) -> None:
+        asked: list[str] = []
+        verify = self.provider.verify
+
+        async def counting_verify(token: str) -> Any:
+            asked.append(token)
+            return await verify(token)
+
+        self.patch(self.provider, "verify", counting_verify)
+        body = {"client": "desktop", "provider_token": "provider-forged"}
+        statuses = [self.send("POST /ctllm/session", body) for _ in range(4)]
+        self.assertEqual((statuses, len(asked)), ([401, 401, 429, 429], 2))
+        self.assertEqual([event for event, *_ in self.events()], ["login.refused"] * 2)
