@@ -45,10 +45,15 @@ class BadRequest(CtllmError):
 
 
 class Unauthorized(CtllmError):
-    """The request has no valid credentials."""
+    """The request has no valid credentials.
+
+    `challenge_error` is the error of the challenge in the response (RFC 6750, section 3.1), or
+    empty if no token was sent.
+    """
 
     code = "unauthenticated"
     status = 401
+    challenge_error: str = ""
 
 
 class NoCredentials(Unauthorized):

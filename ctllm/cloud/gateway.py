@@ -32,7 +32,7 @@ from ctllm.errors import (
     Forbidden,
     NoCredentials,
     NotFound,
-    RateLimited,
+    SignInRequired,
     Unauthorized,
 )
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -212,8 +212,11 @@ class Gateway:
                 if costs:
                     self._guard.admit(request, credential)
                 grant = await verify()
-            except (Unauthorized, RateLimited) as refused:
-                error = error if isinstance(error, RateLimited) else refused
+            except CtllmError as refused:
+                if isinstance(refused, Unauthorized) and not isinstance(refused, SignInRequired):
+                    refused.challenge_error = "invalid_token"
+                if isinstance(error, Unauthorized):  # any other error says more
+                    error = refused
             else:
                 self._authenticated(request, credential, grant)
                 return grant

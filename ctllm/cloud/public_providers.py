@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ctllm.config import Provider
 
 
-def public_providers(providers: Mapping[str, Provider]) -> dict[str, object]:
+def public_providers(providers: Mapping[str, Provider]) -> dict[str, list[dict[str, object]]]:
     """Return the JSON of `GET /ctllm/providers`, in the order of the configuration."""
     return {"providers": [_describe(name, settings) for name, settings in providers.items()]}
 

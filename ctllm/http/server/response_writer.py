@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ctllm.errors import CtllmError, MethodNotAllowed
+from ctllm.errors import CtllmError, MethodNotAllowed, Unauthorized
 from ctllm.http.header_policy import FRAMING
 from ctllm.http.message.head import (
     Headers,
@@ -167,13 +167,21 @@ def _error_headers(error: CtllmError) -> Headers:
         headers += ((b"Retry-After", b"%d" % error.retry_after),)
     if error.is_permanent:
         headers += ((b"X-Should-Retry", b"false"),)  # official clients repeat some of these
-    if error.status == 401:
-        headers += ((b"WWW-Authenticate", b'Bearer realm="ctllm"'),)
+    if isinstance(error, Unauthorized):
+        headers += ((b"WWW-Authenticate", _challenge(error)),)
     if error.status == 426:  # RFC 9110, section 15.5.22: the protocol that is spoken here
         headers += ((b"Upgrade", b"HTTP/1.1"), (b"Connection", b"Upgrade"))
     if isinstance(error, MethodNotAllowed):
         headers += ((b"Allow", error.allow.encode()),)
     return headers
+
+
+def _challenge(error: Unauthorized) -> bytes:
+    """Return the challenge of RFC 6750, section 3."""
+    challenge = b'Bearer realm="ctllm"'
+    if not error.challenge_error:
+        return challenge
+    return b'%b, error="%b"' % (challenge, error.challenge_error.encode())
 
 
 def error_message(error: CtllmError) -> bytes:

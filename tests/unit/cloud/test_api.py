@@ -10,7 +10,7 @@ from tests.unit.cloud.gateway_case import (
 class ManagementApiTests(GatewayCase):
     """The management API."""
 
-    def test_only_health_and_the_api_description_need_no_token(self) -> None:
+    def test_health_the_api_description_and_the_providers_need_no_token(self) -> None:
         self.assertEqual(self.send("GET /health"), 200)
         self.assertEqual((self.json["status"], self.json["error"]), ("ok", None))
         self.proxies.draining = True
@@ -20,6 +20,8 @@ class ManagementApiTests(GatewayCase):
         self.send("GET /health")
         self.assertEqual((self.json["status"], self.json["error"]), ("degraded", "no engine"))
         self.assertEqual(self.send("GET /ctllm/openapi.json"), 200)
+        self.assertEqual(self.send("GET /ctllm/providers"), 200)
+        self.assertEqual(self.json, {"providers": []})
         for line in ("GET /ctllm/session", "GET /ctllm/proxy", "GET /ctllm/desktops"):
             self.assertEqual(self.send(line), 401, line)
             self.assertEqual(self.header("www-authenticate"), 'Bearer realm="ctllm"')

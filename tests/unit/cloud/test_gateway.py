@@ -20,6 +20,7 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.web_ui import PAGE
 from ctllm.errors import (
     CtllmError,
+    GroupNotAllowed,
     ProxyUnavailable,
     ServiceUnavailable,
 )
@@ -234,6 +235,27 @@ class AuthenticationTests(GatewayCase):
         sent = b"".join(sum((pair for head in self.relayed_heads for pair in head.headers), ()))
         for secret in (token, b64encode(f"anybody:{token}".encode()).decode()):
             self.assertNotIn(secret.encode(), sent, "no credential goes on")
+
+    def test_a_good_key_counts_whatever_is_wrong_with_another_credential(self) -> None:
+        """The error that says most is that of a request without a good one."""
+        for error in (
+            GroupNotAllowed("None of your groups may sign in here."),
+            ServiceUnavailable("The provider does not respond."),
+        ):
+            self.provider.answers["provider-x"] = error
+            given = {"Authorization": "Bearer provider-x"}
+            self.assertEqual(self.status(**given, X_Api_Key=self.token()), 0)
+            for more in ({}, {"X_Api_Key": "ollama"}):
+                self.assertEqual(self.status(**given, **more), error.status)
+                self.assertIsNone(self.header("www-authenticate"))
+
+    def test_the_challenge_says_whether_a_token_was_not_valid(self) -> None:
+        """RFC 6750, section 3.1."""
+        self.assertEqual(self.status(Authorization="Bearer x"), 401)
+        challenge = 'Bearer realm="ctllm", error="invalid_token"'
+        self.assertEqual(self.header("www-authenticate"), challenge)
+        self.assertEqual(self.status(), 401)
+        self.assertEqual(self.header("www-authenticate"), 'Bearer realm="ctllm"')
 
     def test_ignores_basic_credentials_of_cross_site_requests(self) -> None:
         """Browsers add these without the user."""
