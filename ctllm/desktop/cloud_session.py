@@ -25,6 +25,7 @@ from ctllm.errors import (
     ProviderTokenRequired,
     Unauthorized,
 )
+from ctllm.ipc.messages import NOT_LOGGED_IN
 from ctllm.reactor.interfaces import Clock
 
 #: Seconds before its expiry at which an access token is refreshed.
@@ -106,7 +107,7 @@ class CloudSession:
         found = self.credentials.login
         if found is None:
             reason = self._read_error or self.file.damage
-            raise Unauthorized(reason or "This desktop is not logged in. Run `ctllm login`.")
+            raise Unauthorized(reason or NOT_LOGGED_IN)
         if found.ended:
             raise Unauthorized(describe_end(found))
         if self._cloud_url:

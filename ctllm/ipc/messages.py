@@ -7,6 +7,9 @@ from typing import Literal
 
 import msgspec
 
+#: The reason for the state `signed_out` where nobody has logged in.
+NOT_LOGGED_IN = "This desktop is not logged in. Run `ctllm login`."
+
 PolicyName = Literal["auto", "local", "cloud", "never"]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ctllm.common.sanitize import sanitize_line
-from ctllm.ipc.messages import ConnectionState, Status
+from ctllm.ipc.messages import NOT_LOGGED_IN, ConnectionState, Status
 
 #: The most models in the menu, and the most characters of a model's name or a reason.
 MAX_MODELS = 10
@@ -65,7 +65,8 @@ STARTING = View(Icon.CONNECTING, "Starting")
 def view_from_status(status: Status) -> View:
     """Return the view of a status."""
     line = status.state.label
-    if status.state is ConnectionState.ERROR and status.reason:
+    has_reason = status.reason not in ("", NOT_LOGGED_IN)
+    if status.state in (ConnectionState.ERROR, ConnectionState.LOGGED_OUT) and has_reason:
         line = f"{line}: {truncate(status.reason)}"
     loaded = status.ollama.loaded
     return View(

@@ -152,8 +152,9 @@ class RemoteDesktops(Service):
 
     @property
     def is_logged_in(self) -> bool:
-        """Whether this desktop is logged in to a cloud."""
-        return self._session.credentials.login is not None
+        """Whether this desktop is logged in to a cloud, which has not ended that."""
+        login = self._session.credentials.login
+        return login is not None and not login.ended
 
     @property
     def cloud_url(self) -> str:

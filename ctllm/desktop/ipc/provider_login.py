@@ -73,8 +73,8 @@ class PendingLogin(Service):
         except CtllmError as failure:
             error = failure
         except Exception:
-            prompt.fail(CtllmError("Internal error of ctllm; see the desktop's log."))
-            raise
+            self._log.failure("A login failed with an internal error")
+            error = CtllmError("Internal error of ctllm; see the desktop's log.")
         else:
             self._log.info(
                 "Logged in to {url} as {name}", url=login.cloud_url, name=login.user_name
@@ -87,7 +87,7 @@ class PendingLogin(Service):
             on_ended(LoginEnded(cloud_url, error=error.message))
 
     def _failed(self, reason: Failure) -> None:
-        self._log.failure("A login failed with an internal error", reason)
+        self._log.failure("The end of a login could not be told", reason)
 
 
 class _Prompt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,15 +17,17 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 import ctllm_tray
+import ctllm_tray.actions
 from ctllm.errors import BadGateway, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
-from ctllm.ipc.messages import ConnectionState, OllamaStatus, Status
+from ctllm.ipc.messages import NOT_LOGGED_IN, ConnectionState, OllamaStatus, Status
 from ctllm.system.display import has_graphical_session
 from ctllm_tray.actions import TrayActions
 from ctllm_tray.desktop_environment import panel_theme
 from ctllm_tray.icon_renderer import COLOURS, render_icon
 from ctllm_tray.indicator import Indicator
+from ctllm_tray.login_dialog import choose_provider
 from ctllm_tray.notifications import MIN_DURATION, NotificationPolicy
 from ctllm_tray.status_watcher import StatusWatcher
 from ctllm_tray.view_model import (
@@ -56,6 +59,14 @@ class ViewTests(SynchronousTestCase):
     def test_without_a_daemon_nothing_runs(self) -> None:
         self.assertFalse(NOT_RUNNING.is_running or STARTING.is_running)
         self.assertTrue(view_from_status(make_status()).is_running)
+
+    def test_shows_why_a_login_has_ended(self) -> None:
+        ended = make_status(ConnectionState.LOGGED_OUT, reason="The provider refused the login.")
+        self.assertEqual(
+            view_from_status(ended).status_line, "Not logged in: The provider refused the login."
+        )
+        none = make_status(ConnectionState.LOGGED_OUT, reason=NOT_LOGGED_IN)
+        self.assertEqual(view_from_status(none).status_line, "Not logged in")
 
     def test_truncates_a_long_reason(self) -> None:
         view = view_from_status(make_status(ConnectionState.ERROR, reason="x" * 500))
@@ -284,6 +295,125 @@ class ActionTests(SynchronousTestCase):
 
     def test_does_not_notify_where_a_browser_opens(self) -> None:
         self.assertIsNone(self.notification_after_show({"opened": True, "address": ""}))
+
+
+class LoginActionTests(SynchronousTestCase):
+    """The menu's "Log in …"."""
+
+    def setUp(self) -> None:
+        self.entered: str | None = "https://cloud.example"
+        self.chosen: str | None = "acme"
+        self.responses: list[dict[str, Any]] = []
+        self.events: list[Any] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.said: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self.patch(ctllm_tray.actions, "ask_for_cloud", lambda: self.entered)
+        self.patch(ctllm_tray.actions, "choose_provider", self.choose)
+
+    def choose(self, names: Sequence[str]) -> str | None:
+        self.calls.append(("choose", {"names": list(names)}))
+        return self.chosen
+
+    def log_in(self, notifications: int) -> list[tuple[str, str]]:
+        """Return the first notifications after the click."""
+        case = self
+
+        class Daemon(FakeDaemon):
+            def call(self, command: type[Any], **fields: Any) -> dict[str, Any]:
+                case.calls.append((command.__name__, fields))
+                return case.responses.pop(0)
+
+        actions = TrayActions(
+            Path(),
+            lambda title, text: self.said.put((title, text)),
+            lambda: self.said.put(("started", "")),
+            lambda: None,
+            lambda _: cast(IpcClient, Daemon([None, *self.events])),
+        )
+        actions.log_in()
+        actions.start_daemon()  # runs after the other, without waiting for the login's end
+        found = [self.said.get(timeout=10) for _ in range(notifications + 1)]
+        return [each for each in found if each[0] != "started"]
+
+    def test_an_invite_link_logs_in_at_once(self) -> None:
+        self.entered = "https://cloud.example/#invite=x"
+        self.responses = [{}]
+        self.assertEqual(self.log_in(0), [])
+        self.assertEqual(self.calls, [("Login", {"link": self.entered})])
+
+    def test_an_address_begins_a_login_and_shows_the_code(self) -> None:
+        self.responses = [
+            {"state": "code", "code": "ABCD", "link": "https://l.example", "opened": True}
+        ]
+        self.events = [("status", {}), ("login", {"cloud_url": "c", "error": "It was denied."})]
+        said = self.log_in(2)
+        self.assertIn("ABCD", said[0][0])
+        self.assertIn(("Login failed", "It was denied."), said)
+        self.assertEqual(self.calls, [("BeginLogin", {"cloud_url": self.entered})])
+
+    def test_a_link_that_is_not_open_is_shown(self) -> None:
+        begun = {"state": "code", "code": "ABCD", "link": "https://l.example", "opened": False}
+        self.responses = [begun]
+        [(_, text)] = self.log_in(1)
+        self.assertIn("https://l.example", text)
+
+    def test_the_link_of_a_browsers_login_is_not_notified(self) -> None:
+        """It is of use on this machine only, and notifications are kept in lists and logs."""
+        self.responses = [
+            {"state": "browser", "link": "https://l.example?state=secret", "opened": False}
+        ]
+        [(_, text)] = self.log_in(1)
+        self.assertNotIn("secret", text)
+        self.assertIn("ctllm login https://cloud.example", text)
+
+    def test_several_providers_are_offered(self) -> None:
+        providers = [{"name": "acme", "title": "Acme"}, {"name": "other", "title": "O"}]
+        self.responses = [
+            {"state": "choose", "providers": providers},
+            {"state": "browser", "link": "https://l.example", "opened": True},
+        ]
+        self.assertEqual(self.log_in(0), [])
+        self.assertEqual(self.calls[1], ("choose", {"names": ["acme", "other"]}))
+        self.assertEqual(
+            self.calls[2], ("BeginLogin", {"cloud_url": self.entered, "provider": "acme"})
+        )
+
+    def test_without_a_dialog_the_command_is_named(self) -> None:
+        self.responses = [{"state": "choose", "providers": []}]
+        self.chosen = None
+        self.assertIn("--provider", self.log_in(1)[0][1])
+        self.entered = None
+        self.assertIn("ctllm login", self.log_in(1)[0][1])
+
+    def test_a_cancelled_dialog_does_nothing(self) -> None:
+        self.entered = ""
+        self.assertEqual((self.log_in(0), self.calls), ([], []))
+
+
+class LoginDialogTests(SynchronousTestCase):
+    def run_dialog(self, program: str, printed: str) -> tuple[list[str], str | None]:
+        """Return the command that chooses one of two names, and the result."""
+        ran: list[list[str]] = []
+
+        def run(command: list[str], **_: Any) -> Any:
+            ran.append(command)
+            return subprocess.CompletedProcess(command, 0, printed)
+
+        self.patch(shutil, "which", lambda name: name if name == program else None)
+        self.patch(subprocess, "run", run)
+        result = choose_provider(["--evil", "acme"], "linux")
+        return (ran[0] if ran else []), result
+
+    def test_names_are_never_options(self) -> None:
+        for program in ("zenity", "kdialog", "yad"):
+            command, chosen = self.run_dialog(program, "acme\n")
+            self.assertEqual(chosen, "acme")
+            self.assertLess(command.index("--"), command.index("--evil"))
+
+    def test_anything_but_a_name_is_no_choice(self) -> None:
+        self.assertEqual(self.run_dialog("zenity", "")[1], "")
+        self.assertEqual(self.run_dialog("zenity", "other\n")[1], "")
+        self.assertIsNone(self.run_dialog("none", "")[1])
 
 
 class FakePystray:

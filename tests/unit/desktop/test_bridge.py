@@ -405,6 +405,18 @@ class ConnectTests(BridgeCase):
         self.wait(LOGIN_POLL_INTERVAL * 2)
         self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
+    def test_a_login_that_has_ended_is_shown_once_and_asks_nobody(self) -> None:
+        reported: list[str] = []
+        self.bridge.add_observer(lambda state, reason: reported.append(f"{state.label}: {reason}"))
+        self.session.is_logged_out = True
+        self.start()
+        shown = list(reported)
+        for _ in range(5):
+            self.session.version += 1  # another process changes the file for another reason
+            self.wait(REJECTED_LOGIN_RETRY)
+        self.assertEqual(reported, shown)
+        self.assertEqual((self.session.token_requests, self.cloud.connect_times), (0, []))
+
     def test_a_disabled_user_is_shown_as_logged_out_and_asks_rarely(self) -> None:
         self.check_refused_user(UserDisabled("Ask the administrator."))
 
