@@ -46,7 +46,7 @@ class TerminalPrompt:
     def show_code(self, code: DeviceCode) -> None:
         """Show code, link and QR code, and open the link."""
         what = "enter" if code.link == code.url else "check that it shows"
-        print_text(f"To log in with {self._provider.label}, open this link in any browser:\n")
+        print_text(f"To log in with {self._who}, open this link in any browser:\n")
         print_text(f"    {code.link}\n")
         print_text(f"and {what} this code:  {code.user_code}\n")
         if qr_code := self._qr_code(code.link):
@@ -57,12 +57,15 @@ class TerminalPrompt:
 
     def show_link(self, url: str) -> None:
         """Show the link, and open it."""
-        print_text(
-            f"To log in with {self._provider.label}, open this link in a browser on this machine:\n"
-        )
+        print_text(f"To log in with {self._who}, open this link in a browser on this machine:\n")
         print_text(f"    {url}\n")
         print_text("Waiting for the browser. Ctrl-C cancels.")
         self._open(url)
+
+    @property
+    def _who(self) -> str:
+        """The provider: the cloud chose its title, so its address is shown, too."""
+        return f"{self._provider.label} ({self._provider.issuer})"
 
     def _qr_code(self, link: str) -> str:
         """Return the QR code, where the output is a terminal that it fits in."""

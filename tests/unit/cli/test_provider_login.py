@@ -53,7 +53,14 @@ class TerminalPromptTests(SynchronousTestCase):
 
     def test_shows_code_link_and_qr_code_and_opens_the_link(self) -> None:
         shown = self.shown()
-        for part in ("Acme Login", CODE.link, "check that it shows", "ABCD-EFGH", "10 min", "█"):
+        for part in (
+            f"Acme Login ({ACME.issuer})",
+            CODE.link,
+            "check that it shows",
+            "ABCD-EFGH",
+            "10 min",
+            "█",
+        ):
             self.assertIn(part, shown)
         self.assertEqual(self.opened, [CODE.link])
         self.assertNotIn("device-code", shown)
