@@ -24,6 +24,7 @@ from ctllm.errors import (
     Forbidden,
     ProviderTokenRequired,
     Unauthorized,
+    UserDisabled,
 )
 from ctllm.ipc.messages import NOT_LOGGED_IN
 from ctllm.reactor.interfaces import Clock
@@ -189,6 +190,8 @@ class CloudSession:
             token = await self._request_token(login, secrets, "", scope)
         except ProviderTokenRequired:
             raise
+        except UserDisabled as error:
+            raise Unauthorized(error.message) from error  # the session goes on once it is enabled
         except (Unauthorized, Forbidden) as error:
             if login.provider is None:
                 raise Unauthorized(error.message) from error

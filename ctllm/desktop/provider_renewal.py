@@ -38,6 +38,7 @@ from ctllm.errors import (
     Forbidden,
     ProviderTokenRequired,
     Unauthorized,
+    UserDisabled,
 )
 from ctllm.reactor.deferred_tools import Waiters
 from ctllm.reactor.interfaces import Clock
@@ -239,6 +240,8 @@ class ProviderRenewal(Service):
             await self._ask_cloud(login, secrets, token)
         except ProviderTokenRequired as error:
             raise self._count_rejection(login, error) from error
+        except UserDisabled as error:
+            raise Unauthorized(error.message) from error  # the session goes on once it is enabled
         except Forbidden as error:
             raise self.end_login(login, error) from error
         except Unauthorized as error:

@@ -366,6 +366,27 @@ class FailureTests(RenewalCase):
         self.assertTrue(self.successResultOf(self.token()))
 
 
+class DisabledUserTests(RenewalCase):
+    """A user whom an administrator disables, and enables again."""
+
+    def test_the_login_goes_on_when_the_user_is_enabled(self) -> None:
+        self.cloud.error = UserDisabled("The user is disabled.")
+        self.assertIn("The user is disabled.", self.fails(Unauthorized))
+        self.cloud.error = None
+        self.assertTrue(self.successResultOf(self.token()))
+
+    def test_the_providers_tokens_are_not_lost_meanwhile(self) -> None:
+        self.pass_hours()
+        self.cloud.error = UserDisabled("The user is disabled.")
+        for _ in range(3):
+            self.fails(Unauthorized)
+        self.assertEqual(self.provider.requests, 1)
+        self.cloud.error = None
+        self.clock.advance(MAX_RETRY_DELAY)
+        self.assertTrue(self.successResultOf(self.token()))
+        self.assertFalse(self.provider.is_revoked)
+
+
 class EndTests(RenewalCase):
     def assert_ended(self, reason: str) -> None:
         """The reason is told, and neither this nor another process asks anybody again."""
@@ -395,11 +416,6 @@ class EndTests(RenewalCase):
         self.cloud.error = Unauthorized("This session has ended.")
         self.fails(Unauthorized)
         self.assert_ended("This session has ended.")
-
-    def test_a_disabled_user(self) -> None:
-        self.cloud.error = UserDisabled("The user is disabled.")
-        self.fails(Unauthorized)
-        self.assert_ended("The user is disabled.")
 
     def test_a_user_whose_group_may_not_log_in(self) -> None:
         self.pass_hours()
