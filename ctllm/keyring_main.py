@@ -126,18 +126,23 @@ def open_keyring(platform: str, may_prompt: bool) -> Any:
         raise Absent(type(error).__name__) from None
     if not viable:
         raise Absent("it is not running")
+    keyring = kind()
     if platform == "linux" and not may_prompt:
-        _require_unlocked_secret_service()
-    return kind()
+        _require_unlocked_secret_service(getattr(keyring, "preferred_collection", None))
+    return keyring
 
 
-def _require_unlocked_secret_service() -> None:
-    """Raise Locked where the keyring would show a dialog: to unlock itself, or to be created."""
+def _require_unlocked_secret_service(collection: str | None) -> None:
+    """Raise Locked where the keyring would show a dialog: to unlock itself, or to be created.
+
+    `collection` is the D-Bus path of the one to use; None: the default one.
+    """
     import secretstorage
+    from secretstorage.collection import DEFAULT_COLLECTION
 
     with closing(secretstorage.dbus_init()) as connection:
         try:
-            if secretstorage.Collection(connection).is_locked():
+            if secretstorage.Collection(connection, collection or DEFAULT_COLLECTION).is_locked():
                 raise Locked
         except secretstorage.ItemNotFoundException:
             raise Locked from None
@@ -193,9 +198,11 @@ def _delete(keyring: Any, name: str) -> None:
 
 def _forbid_core_dumps() -> None:
     """Keep secrets out of core dumps; systemd-coredump obeys this limit, too."""
-    with suppress(ImportError, ValueError, OSError):
-        import resource
+    if sys.platform == "win32":
+        return
+    import resource
 
+    with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

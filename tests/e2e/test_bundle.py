@@ -13,6 +13,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import BIN, ChildProcess, Cluster, wait_until
 from tests.e2e.desktop_session import DesktopSession, labels
+from tests.e2e.keyring_session import KeyringSession
 from tests.e2e.process_info import is_running
 from tests.ports import free_port
 
@@ -82,6 +83,25 @@ async def test_the_bundled_desktop_connects_and_serves_requests(
     assert (status, len(fake_ollama.requests) > 0) == (200, True)
     assert "● Connected" in await run("status")
     assert await run("quit") == "The desktop stopped.\n"
+
+
+@ensureDeferred
+async def test_the_bundled_commands_use_the_keyring(bundle: Path, cluster: Cluster) -> None:
+    """Its process is a program of the bundle, too."""
+    await cluster.start_cloud()
+    session = KeyringSession(cluster)
+    await session.start_bus()
+    await session.start_keyring()
+    argv = [str(bundle / "ctllm"), f"--state-dir={cluster.directory / 'alice'}"]
+    env = {**environment(cluster), **session.environment}
+    for words, output in (
+        (["login", await cluster.create_invite("alice")], "in the system's keyring"),
+        (["logout"], "Logged out"),
+    ):
+        result = await deferToThread(
+            subprocess.run, [*argv, *words], capture_output=True, text=True, env=env
+        )
+        assert output in result.stdout, result.stdout + result.stderr
 
 
 @ensureDeferred

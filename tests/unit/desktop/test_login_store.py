@@ -34,20 +34,28 @@ class MemoryStore:
         self.secrets: dict[str, str] = {}
         self.reads = 0
         self.is_locked = False
-        self.fails_to_delete = False
+        self.fails_to_delete = self.fails_to_set = False
+        self.prompts: list[bool] = []  # whether each check and read was allowed to prompt
+        self.dialog: Deferred[None] | None = None  # for which each read waits
         self.on_get: Any = lambda: None
 
     async def check(self, *, may_prompt: bool = False) -> None:
+        self.prompts.append(may_prompt)
         self._require_unlocked()
 
     async def get(self, name: str, *, may_prompt: bool = False) -> str | None:
         self.reads += 1
+        self.prompts.append(may_prompt)
+        if self.dialog is not None:
+            await self.dialog
         self._require_unlocked()
         self.on_get()
         return self.secrets.get(name)
 
     async def set(self, name: str, secret: str, *, may_prompt: bool = False) -> None:
         self._require_unlocked()
+        if self.fails_to_set:
+            raise SecretStoreUnavailable("The disk is full.")
         self.secrets[name] = secret
 
     async def delete(self, name: str) -> None:
