@@ -10,8 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.config import (
     KEYS,
     OPTIONS,
+    TABLES,
     Cloud,
     Config,
+    Provider,
     load,
     to_options,
 )
@@ -294,3 +296,67 @@ class KeyTests(SynchronousTestCase):
         )
         given = dict(each.removeprefix("--").split("=", 1) for each in to_options(cloud))
         self.assertEqual(load(None, given, ENVIRON).cloud, cloud)
+
+
+class ExampleTablesTests(_WithFile):
+    """The examples of `[cloud.providers.NAME]` and `[cloud.tiers.NAME]` in the example file."""
+
+    def examples(self) -> dict[str, str]:
+        """Return the TOML of each example, by its header: its lines without the "# "."""
+        found: dict[str, list[str]] = {}
+        header = ""
+        for line in EXAMPLE.read_text("utf-8").splitlines():
+            if match := re.fullmatch(r"# \[(cloud\.\w+\.\w+)\]", line):
+                header = match[1]
+                found[header] = [line.removeprefix("# ")]
+            elif header and line == "#":
+                header = ""
+            elif header and re.match(r"# \w+ = ", line):
+                found[header].append(line.removeprefix("# "))
+        return {header: "\n".join(lines) for header, lines in found.items()}
+
+    def test_there_is_one_for_each_common_provider_and_for_tiers(self) -> None:
+        names = ("example", "auth0", "keycloak", "authentik", "google", "entra")
+        expected = [*(f"cloud.providers.{name}" for name in names), "cloud.tiers.guests"]
+        self.assertEqual(list(self.examples()), expected)
+
+    def test_each_is_a_valid_configuration_on_its_own(self) -> None:
+        for header, text in self.examples().items():
+            _, kind, name = header.split(".")
+            tables = getattr(self.loaded(text).cloud, kind)
+            self.assertEqual(list(tables), [name])
+
+    def test_all_of_them_are_a_valid_configuration_where_they_stand(self) -> None:
+        """Uncommented in the middle of the file, they do not swallow the keys that follow."""
+        text = EXAMPLE.read_text("utf-8")
+        for example in self.examples().values():
+            for line in example.splitlines():
+                self.assertIn(f"# {line}\n", text)
+                text = text.replace(f"# {line}\n", f"{line}\n", 1)
+        config = self.loaded(text)
+        self.assertEqual(len(config.cloud.providers), 6)
+        self.assertEqual(config.desktop, Config().desktop)
+
+    def test_nobody_may_sign_in_by_an_example_without_being_in_a_group(self) -> None:
+        for header, text in self.examples().items():
+            if header.startswith("cloud.providers.") and not header.endswith(".example"):
+                (provider,) = self.loaded(text).cloud.providers.values()
+                self.assertTrue(provider.allowed_groups and provider.groups_claim, header)
+
+    def test_the_first_has_every_key_with_its_default(self) -> None:
+        for header, tables in (
+            ("cloud.providers.example", "cloud.providers"),
+            ("cloud.tiers.guests", "cloud.tiers"),
+        ):
+            lines = self.examples()[header].splitlines()[1:]
+            self.assertEqual({line.partition(" = ")[0] for line in lines}, set(TABLES[tables]))
+        (provider,) = self.loaded(
+            self.examples()["cloud.providers.example"]
+        ).cloud.providers.values()
+        self.assertEqual(provider, Provider(issuer="https://login.example.org/", client_id="ctllm"))
+
+    def test_the_examples_of_the_readme_are_valid(self) -> None:
+        readme = (EXAMPLE.parents[1] / "README.md").read_text("utf-8")
+        examples = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+        names = [name for text in examples for name in self.loaded(text).cloud.providers]
+        self.assertEqual(names, ["auth0", "keycloak"])
