@@ -146,7 +146,8 @@ def login(config: Config, arguments: Namespace) -> None:
 
 def _log_in_with_invite(config: Config, arguments: Namespace, link: str) -> None:
     from ctllm.desktop.cloud_client import parse_invite_link, require_https
-    from ctllm.desktop.cloud_session import log_in
+    from ctllm.desktop.cloud_login import log_in_with_invite
+    from ctllm.desktop.oauth_client import OAuthClient
 
     url, invite = parse_invite_link(link)
     if arguments.link not in ("", "-"):
@@ -156,7 +157,9 @@ def _log_in_with_invite(config: Config, arguments: Namespace, link: str) -> None
 
     async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
         logins = _login_store(config, reactor)
-        _tell_login(await log_in(logins, client_factory(url), invite), logins)
+        oauth = OAuthClient(reactor, timeout=LOGOUT_TIMEOUT)
+        session = await log_in_with_invite(logins, client_factory, oauth, url, invite, print_error)
+        _tell_login(session, logins)
 
     _run_with_cloud(work)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from secrets import token_hex
 
 from ctllm.desktop.cloud_client import CloudClient
-from ctllm.desktop.cloud_session import keep_keys_of_same_user
+from ctllm.desktop.cloud_session import keep_keys_of_same_user, log_in
 from ctllm.desktop.credential_file import Login, LoginProvider
 from ctllm.desktop.login_secrets import LoginSecrets
 from ctllm.desktop.login_store import LoginStore
@@ -57,14 +57,41 @@ async def log_in_with_provider(
             token.refresh_token, grant.tokens.refresh_token, grant.tokens.expires_at
         )
         await change.save(login, tokens, keep_keys_of_same_user(login))
-    if replaced is not None:
-        if replaced[0].user_id != login.user_id:
-            warn(f"The API keys of {replaced[0].user_name} are deleted, if there were any.")
-        try:
-            await end_session(*replaced, client_factory, oauth)
-        except CtllmError as error:
-            warn(f"The login that this one replaces could not be ended: {error.message}")
+    await _end_replaced(replaced, login, client_factory, oauth, warn)
     return login
+
+
+async def log_in_with_invite(
+    logins: LoginStore,
+    client_factory: ClientFactory,
+    oauth: OAuthClient,
+    cloud_url: str,
+    invite: str,
+    warn: Callable[[str], None],
+) -> Login:
+    """Redeem an invite and store the login; otherwise as `log_in_with_provider`."""
+    replaced = await _load_if_readable(logins)
+    login = await log_in(logins, client_factory(cloud_url), invite)
+    await _end_replaced(replaced, login, client_factory, oauth, warn)
+    return login
+
+
+async def _end_replaced(
+    replaced: tuple[Login, LoginSecrets] | None,
+    login: Login,
+    client_factory: ClientFactory,
+    oauth: OAuthClient,
+    warn: Callable[[str], None],
+) -> None:
+    """End the session that `login` has replaced, if there was one."""
+    if replaced is None:
+        return
+    if replaced[0].user_id != login.user_id:
+        warn(f"The API keys of {replaced[0].user_name} are deleted, if there were any.")
+    try:
+        await end_session(*replaced, client_factory, oauth)
+    except CtllmError as error:
+        warn(f"The login that this one replaces could not be ended: {error.message}")
 
 
 async def log_out(logins: LoginStore, client_factory: ClientFactory, oauth: OAuthClient) -> Login:

@@ -18,8 +18,8 @@ from ctllm.desktop.cloud_client import (
     parse_invite_link,
     require_https,
 )
-from ctllm.desktop.cloud_login import find_providers, log_out
-from ctllm.desktop.cloud_session import CloudSession, log_in
+from ctllm.desktop.cloud_login import find_providers, log_in_with_invite, log_out
+from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.ipc.browser import ChatPage
 from ctllm.desktop.ipc.connection import IpcConnection
 from ctllm.desktop.ipc.log_buffer import LogBuffer
@@ -118,7 +118,10 @@ class CommandHandler:
     async def _handle_login(self, request: protocol.Login, connection: IpcConnection) -> object:
         url, invite = parse_invite_link(request.link)
         require_https(url)
-        login = await log_in(self._session.logins, self._client_for(url), invite)
+        login = await log_in_with_invite(
+            self._session.logins, self._client_for, self._oauth, url, invite,
+            lambda message: self._log.warn("{message}", message=message),
+        )  # fmt: skip
         self._log.info("Logged in to {url} as {name}", url=url, name=login.user_name)
         return {"cloud_url": login.cloud_url, "user": login.user_name}
 

@@ -13,7 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.api_keys import record_key
 from ctllm.desktop.cloud_client import TokenResponse, User
-from ctllm.desktop.cloud_login import find_providers, log_in_with_provider, log_out
+from ctllm.desktop.cloud_login import (
+    find_providers,
+    log_in_with_invite,
+    log_in_with_provider,
+    log_out,
+)
 from ctllm.desktop.credential_file import Login, name_key
 from ctllm.desktop.login_secrets import LoginSecrets
 from ctllm.desktop.login_store import open_login_store
@@ -44,6 +49,9 @@ class FakeServers:
             raise self.cloud_error
         name = self.user
         return TokenResponse(User(name, f"acme|{name}"), "token", 600.0, f"session-of-{name}")
+
+    async def redeem_invite(self, invite: str) -> TokenResponse:
+        return TokenResponse(User("bob", "ctllm|bob"), "token", 600.0, "session-of-invite")
 
     async def log_out(self, refresh_token: str) -> None:
         if self.cloud_error is not None:
@@ -106,6 +114,21 @@ class CloudLoginTests(SynchronousTestCase):
         self.add_key()
         self.successResultOf(self.log_in("bob"))
         self.assertEqual(self.logins.file.load().api_keys, ())
+        self.assertIn("API keys of ada", self.warnings[0])
+
+    def test_an_invite_replaces_a_login_and_ends_it(self) -> None:
+        self.successResultOf(self.log_in())
+        servers: Any = self.servers
+        login = self.successResultOf(
+            Deferred.fromCoroutine(
+                log_in_with_invite(
+                    self.logins, lambda _: servers, servers, CLOUD, "x", self.warnings.append
+                )
+            )
+        )
+        self.assertIsNone(login.provider)
+        self.assertEqual(self.servers.ended, ["session-of-ada"])
+        self.assertEqual(self.servers.revoked, ["refresh-of-ada"])
         self.assertIn("API keys of ada", self.warnings[0])
 
     def test_an_old_session_that_cannot_be_ended_is_told(self) -> None:

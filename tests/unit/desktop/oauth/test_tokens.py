@@ -112,9 +112,10 @@ class ResponseTests(SynchronousTestCase):
         parse(nonce="n", iss="https://a.example")
         for claims in (
             {},
-            {"nonce": "m"},
-            {"nonce": 5},
-            {"nonce": "n", "iss": "https://b.example"},
+            {"iss": "https://a.example"},
+            {"iss": "https://a.example", "nonce": "m"},
+            {"iss": "https://a.example", "nonce": 5},
+            {"iss": "https://b.example", "nonce": "n"},
         ):
             self.assertRaises(BadGateway, parse, **claims)
 
