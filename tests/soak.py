@@ -175,8 +175,8 @@ class Soak:
             if of_ours and int(entry.name) not in own and parent not in own:
                 found.append(f"process {entry.name}: {' '.join(words)}")
         expected_files = {
-            "credentials.json", "secrets.json", "login.lock", "lock", "ipc.json", "ipc.sock",
-            "preference.json",
+            "credentials.json", "credentials.lock", "secrets.json", "secrets.lock", "login.lock",
+            "lock", "ipc.json", "ipc.sock", "preference.json",
         }  # fmt: skip
         found += [
             f"file {each}"

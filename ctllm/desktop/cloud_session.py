@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from secrets import token_hex
 
@@ -224,7 +225,14 @@ async def log_in(logins: LoginStore, client: CloudClient, invite: str) -> Login:
         await change.prepare(may_prompt=True)
         token = await client.redeem_invite(invite)
         login = Login(client.url, token.user.id, token.user.name, token_hex(8))
-        await change.save(login, LoginSecrets(token.refresh_token), keep_keys_of_same_user(login))
+        tokens = LoginSecrets(token.refresh_token)
+        try:
+            await change.save(login, tokens, keep_keys_of_same_user(login))
+        except CtllmError as error:
+            # Nobody has the session's token. If it cannot be ended either, it expires unused.
+            with suppress(CtllmError):
+                await client.log_out(token.refresh_token)
+            raise error
     return login
 
 

@@ -10,7 +10,7 @@ before they are stored until they are deleted.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -209,11 +209,15 @@ class LoginChange:
 
         Raises SecretStoreUnavailable or BadConfiguration.
         """
+        self._prepared = await self._choose(may_prompt)
+
+    async def _choose(self, may_prompt: bool, without: Collection[str] = ()) -> SecretReference:
+        """Return a new name in a store. The file has it before the store does."""
         hint = self._file.load().daemon_store
-        store = await self._stores.choose(hint, may_prompt=may_prompt)
+        store = await self._stores.choose(hint, may_prompt=may_prompt, without=without)
         reference = SecretReference(store.name, secrets.token_hex(16))
         self._file.update(lambda known: _with_unused(known, reference))
-        self._prepared = reference
+        return reference
 
     async def save(
         self,
@@ -225,15 +229,27 @@ class LoginChange:
 
         Raises SecretStoreUnavailable or BadConfiguration; then the present login is unchanged.
         """
-        if self._prepared is None:
-            await self.prepare()
-        reference, self._prepared = self._prepared, None
-        assert reference is not None
-        encoded = msgspec.json.encode(tokens).decode()
-        await self._stores.by_name(reference.store).set(reference.name, encoded)
+        reference = await self._store(msgspec.json.encode(tokens).decode())
         self._file.update(lambda known: replace(_in_use(change(known), reference), login=login))
         self._on_saved(reference, tokens)
         await self.delete_unused()
+
+    async def _store(self, encoded: str) -> SecretReference:
+        """Store tokens under a new name; if one store fails, in the next that is configured."""
+        reference, self._prepared = self._prepared, None
+        failed: list[str] = []
+        while True:
+            if reference is None:
+                reference = await self._choose(False, failed)
+            try:
+                await self._stores.by_name(reference.store).set(reference.name, encoded)
+            except SecretStoreUnavailable:
+                failed.append(reference.store)
+                if not self._stores.has_others(failed):
+                    raise
+                reference = None
+            else:
+                return reference
 
     def _forget_unused(self, reference: SecretReference) -> None:
         self._file.update(lambda known: _without_unused(known, reference))

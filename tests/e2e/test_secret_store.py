@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest_twisted
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import BIN, ChildProcess, Cluster, wait_until
@@ -342,6 +343,57 @@ async def test_tokens_move_when_the_setting_changes(
         assert desktop.credentials["sign_in"] == login
         await desktop.stop()
     assert await desktop.read_token() == token
+
+
+@ensureDeferred
+async def test_the_token_of_an_earlier_version_moves_to_the_keyring(
+    desktop: Desktop, keyring: KeyringSession
+) -> None:
+    """The desktop is updated, and stays logged in."""
+    await desktop.log_in("file")
+    token, known = await desktop.read_token(), desktop.credentials
+    login = {name: known["sign_in"][name] for name in ("cloud_url", "user_id", "user_name")}
+    old = {"desktop_id": known["desktop_id"], "sign_in": {**login, "refresh": token}}
+    folder = desktop.state / "desktop"
+    (folder / "secrets.json").unlink()
+    (folder / "credentials.json").write_text(json.dumps({**old, "keys": {}, "managing": []}))
+    await desktop.connect()
+    await wait_until(lambda: desktop.store == "keyring", "the token to move")
+    await wait_until(lambda: not desktop.credentials["unused_secrets"], "the old copy to go")
+    assert await desktop.read_token() == token
+    assert desktop.files_with(token) == []
+
+
+@ensureDeferred
+async def test_logins_at_the_same_moment_leave_one_login_with_its_own_token(
+    desktop: Desktop, keyring: KeyringSession
+) -> None:
+    """While the desktop runs and moves tokens; some of the commands can use no keyring."""
+    await desktop.log_in()
+    await desktop.connect()
+    names = ["alice", "bob"] * 3
+    links = [await desktop.cluster.create_invite(name) for name in names]
+    stores = ["auto", "file", "keyring"] * 2
+    done = await gatherResults(
+        [
+            Deferred.fromCoroutine(desktop.run("login", "-", stdin=link, store=store))
+            for link, store in zip(links, stores, strict=True)
+        ]
+    )
+    assert [code for code, _ in done] == [0] * 6, done
+    await wait_until(lambda: desktop.store == "keyring", "the tokens to move")
+    await wait_until(lambda: not desktop.credentials["unused_secrets"], "old copies to go")
+    assert len(await deferToThread(find_items, keyring.address)) == 1
+    user = desktop.credentials["sign_in"]["user_name"]
+    body = {"refresh": await desktop.read_token()}
+    status, _, response = await desktop.cluster.request("POST", "/ctllm/session/token", body)
+    assert (status, json.loads(response)["user"]["name"]) == (200, user)
+
+    async def is_connected() -> bool:
+        status = await desktop.status()
+        return (status["state"], status["user"]) == ("connected", user)
+
+    await wait_until(is_connected, "the desktop to be connected as that user")
 
 
 @ensureDeferred

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class FileKey:
         try:
             with self.path.open("rb") as file:
                 content = file.read(MAX_LENGTH + 2).rstrip(b"\r\n")
-            mode = self.path.stat().st_mode
+                mode = os.fstat(file.fileno()).st_mode
         except OSError as error:
             raise SecretStoreUnavailable(
                 f"Cannot read the passphrase in {self.path}: {error.strerror}."

@@ -21,7 +21,7 @@ from ctllm.desktop.login_secrets import LoginSecrets
 from ctllm.desktop.login_store import open_login_store
 from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.secret_store import PlainFileStore, SecretReference
-from ctllm.errors import BadGateway, Unauthorized
+from ctllm.errors import BadGateway, SecretStoreUnavailable, Unauthorized
 
 ANN = Login("https://one.example", "ctllm|ann", "ann", "refresh-ann")
 BOB = Login("https://two.example", "ctllm|bob", "bob", "refresh-bob")
@@ -33,6 +33,7 @@ class FakeCloud:
     def __init__(self) -> None:
         self.renewals: list[tuple[str, str]] = []
         self.scopes: list[str] = []
+        self.log_outs: list[str] = []
         self.waiting: Deferred[None] | None = None
         self.refusal: Exception | None = None
 
@@ -58,6 +59,7 @@ class _Client:
         return TokenResponse(User("n", "i"), f"token-{number}", 600.0)
 
     async def log_out(self, refresh: str) -> None:
+        self.cloud.log_outs.append(refresh)
         if self.cloud.waiting is not None:
             await self.cloud.waiting
         if self.cloud.refusal is not None:
@@ -250,6 +252,22 @@ class LogInTests(CloudSessionCase):
         self.assertEqual((known.desktop_id, known.login, known.api_keys), ("d" * 32, sign_in, ()))
         stored = self.successResultOf(Deferred.fromCoroutine(self.logins.load()))
         self.assertEqual(stored, (sign_in, LoginSecrets("refresh-of-i")))
+
+    def test_a_session_whose_token_cannot_be_stored_is_ended(self) -> None:
+        """The present login stays, and the reason is that of the store, not of the cloud."""
+        self.save(ANN)
+        before = self.file.load()
+        (self.file.path.parent / "secrets.json").unlink()
+        (self.file.path.parent / "secrets.json").mkdir()
+        for refusal in (None, BadGateway("gone")):
+            self.cloud.refusal = refusal
+            client = self.cloud.at("https://one.example")
+            logging_in = Deferred.fromCoroutine(log_in(self.logins, client, "i"))
+            error = self.failureResultOf(logging_in, SecretStoreUnavailable).value
+            self.assertIn("secrets.json", str(error))
+            self.assertEqual(self.cloud.log_outs.pop(), "refresh-of-i")
+            self.assertEqual(self.file.load().login, before.login)
+            self.assertEqual(self.file.load().secret, before.secret)
 
     def test_keeps_the_api_keys_of_the_same_user_only(self) -> None:
         self.save(ANN, mine="key")

@@ -225,6 +225,18 @@ class SaveTests(LoginStoreCase):
         self.assertEqual((len(self.first.secrets), len(self.second.secrets)), (0, 1))
         self.assertEqual(self.done(self.logins.load())[1], LoginSecrets("one"))
 
+    def test_a_store_that_fails_though_it_could_store_is_followed_by_the_next(self) -> None:
+        """An invite is used up by then."""
+        self.first.fails_to_set = True
+        self.done(self.save(ANN, "one", self.another_process("first", "second")))
+        self.assertEqual((len(self.first.secrets), len(self.second.secrets)), (0, 1))
+        self.assertEqual(self.file.load().unused_secrets, ())
+        self.refused(self.save(BOB, "two", self.another_process("first")), SecretStoreUnavailable)
+        self.second.fails_to_set = True
+        both = self.another_process("first", "second")
+        self.refused(self.save(BOB, "two", both), SecretStoreUnavailable)
+        self.assertEqual(self.done(self.logins.load()), (ANN, LoginSecrets("one")))
+
     def test_tokens_move_with_the_first_change_after_the_setting_changed(self) -> None:
         self.done(self.save(ANN, "one"))
         self.done(self.save(ANN, "two", self.another_process("second")))
