@@ -51,7 +51,7 @@ from ctllm.http.header_policy import (
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead, get_header
 from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import deduct_elapsed
-from ctllm.http.same_site import is_own_origin
+from ctllm.http.same_site import has_one_origin, is_own_origin
 from ctllm.http.server.request import Outcome, ServerRequest
 from ctllm.http.server.upgrade import (
     refuse_websocket,
@@ -195,7 +195,8 @@ class Gateway:
 
         CORS does not apply to WebSockets: browsers open them for every page, and send its origin.
         """
-        if is_own_origin(head) or self._configured_origins.response_headers(head):
+        is_listed = bool(self._configured_origins.response_headers(head))
+        if is_own_origin(head) or (is_listed and has_one_origin(head)):
             return
         raise Forbidden(
             "Web pages of this origin may not open WebSockets to this cloud. Its owner can add the "

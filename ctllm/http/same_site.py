@@ -18,5 +18,13 @@ def is_from_other_site(head: RequestHead) -> bool:
 def is_own_origin(head: RequestHead) -> bool:
     """Return whether each Origin of the request, if any, is that of its Host."""
     host = (get_header(head.headers, b"host") or b"").lower()
-    origins = [value for name, value in head.headers if name.lower() == b"origin"]
-    return all(origin.partition(b"://")[2].lower() == host for origin in origins)
+    return all(origin.partition(b"://")[2].lower() == host for origin in _origins(head))
+
+
+def has_one_origin(head: RequestHead) -> bool:
+    """Return whether the request has an Origin, and not several of which others may read one."""
+    return len(_origins(head)) == 1
+
+
+def _origins(head: RequestHead) -> list[bytes]:
+    return [value for name, value in head.headers if name.lower() == b"origin"]
