@@ -292,6 +292,21 @@ async def test_the_page_notices_within_seconds_that_the_session_has_ended(
 
 
 @ensureDeferred
+async def test_a_disabled_user_is_told_so_within_seconds(world: World, tab: Tab) -> None:
+    """On the open page, and when signing in again."""
+    await sign_in(tab, world, "bob")
+    await tab.sees("#user-name", "bob")
+    await world.cluster.run_ctllm("cloud", "users", "disable", "bob")
+    try:
+        await tab.sees("#logged-out-reason", "disabled")
+        await tab.open(world.url)
+        await tab.click("Sign in with Acme")
+        await tab.sees("#logged-out-reason", "An administrator has disabled your account")
+    finally:
+        await world.cluster.run_ctllm("cloud", "users", "enable", "bob")
+
+
+@ensureDeferred
 async def test_other_sites_cannot_use_the_session_or_open_a_websocket(
     world: World, tab: Tab
 ) -> None:
