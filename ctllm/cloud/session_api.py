@@ -159,16 +159,17 @@ class SessionApi:
             request.respond(201, token, self._replace_cookie(request.head, refresh_token))
 
     def create_browser_session(
-        self, head: RequestHead, grant: AccessGrant, sealed_refresh: str
+        self, head: RequestHead, grant: AccessGrant, sealed_refresh: str, ask_at: float = 0.0
     ) -> Headers:
         """Create the session of a browser that an OpenID provider authenticated.
 
-        `grant` is that of the provider's token, `sealed_refresh` as in ProviderProof. Returns the
-        header with the session's cookie. The session of the cookie in `head`, which must be of this
-        site or a redirection by the provider, ends. Raises Unauthorized or UserDisabled.
+        `grant` is that of the provider's token, `sealed_refresh` and `ask_at` as in ProviderProof.
+        Returns the header with the session's cookie. The session of the cookie in `head`, which
+        must be of this site or a redirection by the provider, ends. Raises Unauthorized or
+        UserDisabled.
         """
         authentication = Authentication(grant.user, grant.auth_time, tier=grant.tier)
-        proof = ProviderProof(grant.expires_at, sealed_refresh)
+        proof = ProviderProof(grant.expires_at, sealed_refresh, ask_at)
         return self._replace_cookie(head, self._start_session(authentication, "browser", proof))
 
     def _start_session(

@@ -33,6 +33,8 @@ from ctllm.reactor.deferred_tools import Waiters
 
 #: Seconds before a proof expires from which a browser's renewal asks the provider for the next.
 RENEW_PROOF_BEFORE = 60.0
+#: Seconds after which a provider that did not answer is asked again.
+ASK_AGAIN_AFTER = 60.0
 
 
 class UserAccess(Protocol):
@@ -56,11 +58,12 @@ class ProviderTokenVerifier(Protocol):
 class RenewedConsent:
     """What a provider answered: a grant as of a fresh provider token, and the next refresh token.
 
-    `sealed_refresh` is encrypted as in ProviderProof.
+    `sealed_refresh` is encrypted as in ProviderProof; `ask_at` is that of it.
     """
 
     grant: AccessGrant
     sealed_refresh: str = field(repr=False)
+    ask_at: float = 0.0
 
 
 class ProviderRenewal(Protocol):
@@ -221,7 +224,7 @@ class SessionRenewer:
     async def _ask_provider(self, refresh_token: str) -> None:
         session = self._sessions.read(refresh_token)  # as the renewal before this one left it
         proof = session.proof
-        if proof is None or self._now() < proof.expires_at - RENEW_PROOF_BEFORE:
+        if proof is None or self._now() < _ask_at(proof):
             return
         if self._provider_renewal is None:
             self._require_proof(session)
@@ -238,12 +241,18 @@ class SessionRenewer:
         except CtllmError:
             if self._now() >= proof.expires_at:
                 raise
-            return  # what the provider said last still holds
-        self._store_consent(refresh_token, renewed.grant, renewed.sealed_refresh)
+            # What the provider said last still holds.
+            ask_at = min(self._now() + ASK_AGAIN_AFTER, proof.expires_at)
+            later = replace(session, proof=replace(proof, ask_at=ask_at))
+            self._sessions.renew(refresh_token, later)
+            return
+        self._store_consent(refresh_token, renewed.grant, renewed.sealed_refresh, renewed.ask_at)
 
     # -- what the provider says
 
-    def _store_consent(self, refresh_token: str, grant: AccessGrant, sealed_refresh: str) -> None:
+    def _store_consent(
+        self, refresh_token: str, grant: AccessGrant, sealed_refresh: str, ask_at: float = 0.0
+    ) -> None:
         """Store what a fresh provider token says; raises Unauthorized for that of another user.
 
         A token that is older than the last one says nothing new: who presents it again does not
@@ -253,7 +262,7 @@ class SessionRenewer:
         if session.proof is None or session.user.id != grant.user.id:
             raise Unauthorized("The provider token belongs to another user. Log in again.")
         self._access.check_user(session.user, session.auth_time)
-        proof = replace(session.proof, sealed_refresh=sealed_refresh)
+        proof = replace(session.proof, sealed_refresh=sealed_refresh, ask_at=ask_at)
         if grant.expires_at >= proof.expires_at:
             proof = replace(proof, expires_at=grant.expires_at)
             session = replace(session, user=grant.user, tier=grant.tier)
@@ -264,3 +273,8 @@ class SessionRenewer:
         if not isinstance(refused.user, User) or refused.user.id != user.id:
             raise Unauthorized("The provider token belongs to another user. Log in again.")
         self._access.end_access(user)
+
+
+def _ask_at(proof: ProviderProof) -> float:
+    """Return from when a browser's renewal asks the provider."""
+    return proof.ask_at or proof.expires_at - RENEW_PROOF_BEFORE

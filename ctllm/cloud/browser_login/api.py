@@ -125,7 +125,7 @@ class BrowserLogin:
         consent = self._renewals.consent(transaction.provider, login)
         try:
             cookie = self._sessions.create_browser_session(
-                head, consent.grant, consent.sealed_refresh
+                head, consent.grant, consent.sealed_refresh, consent.ask_at
             )
         except Unauthorized as error:
             raise LoginFailed(LoginError.REVOKED, error.message) from error

@@ -43,6 +43,6 @@ class BrowserSessions(Protocol):
     """Creates the sessions of browsers. Implemented by SessionApi."""
 
     def create_browser_session(
-        self, head: RequestHead, grant: AccessGrant, sealed_refresh: str
+        self, head: RequestHead, grant: AccessGrant, sealed_refresh: str, ask_at: float
     ) -> Headers:
         """Create a session; return the header with its cookie. Raises CtllmError."""

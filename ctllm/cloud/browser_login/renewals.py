@@ -15,10 +15,13 @@ from ctllm.cloud.identity import Session
 from ctllm.cloud.session_renewer import RenewedConsent
 from ctllm.errors import Unauthorized
 
-#: The longest that a consent counts before the provider is asked again, in seconds, whatever the
-#: lifetime of its tokens: so long a session goes on while the provider is down, and so long a
-#: removal from a group may take to be noticed.
-MAX_CONSENT = 3600.0
+#: Seconds after which the first renewal of a session asks the provider again, unless its token
+#: expires before: so long a removal from a group may take to be noticed.
+ASK_INTERVAL = 600.0
+#: Seconds before the expiry of a token from which it is asked.
+ASK_BEFORE = 60.0
+#: Seconds for which a session goes on after the provider's last answer while it is down.
+OUTAGE_GRACE = 3600.0
 
 
 class ProviderRenewals:
@@ -29,12 +32,10 @@ class ProviderRenewals:
         providers: Mapping[str, LoginProvider],
         sealer: TokenSealer,
         now: Callable[[], float],
-        max_consent: float = MAX_CONSENT,
     ) -> None:
         self._providers = providers
         self._sealer = sealer
         self._now = now
-        self._max_consent = max_consent
 
     def consent(self, provider: str, login: ProviderLogin) -> RenewedConsent:
         """Return `login` as it is stored.
@@ -44,9 +45,10 @@ class ProviderRenewals:
         grant = login.grant
         if not login.refresh_token:
             return RenewedConsent(grant, "")
-        expires = min(grant.expires_at, self._now() + self._max_consent)
+        now = self._now()
         sealed = self._sealer.seal(f"{provider} {login.refresh_token}", grant.user.id)
-        return RenewedConsent(replace(grant, expires_at=expires), sealed)
+        ask_at = min(grant.expires_at - ASK_BEFORE, now + ASK_INTERVAL)
+        return RenewedConsent(replace(grant, expires_at=now + OUTAGE_GRACE), sealed, ask_at)
 
     async def renew(self, session: Session) -> RenewedConsent:
         """Ask the provider of `session`; raises CtllmError as ProviderRenewal says."""

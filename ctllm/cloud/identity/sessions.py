@@ -35,12 +35,15 @@ _RENEWAL_STEP = 3600.0
 class ProviderProof:
     """What the user's OpenID provider confirmed last, valid until `expires_at` (epoch seconds).
 
+    A browser's session asks the provider again from `ask_at`, or shortly before `expires_at` if
+    that is 0.
     `sealed_refresh` is the provider's refresh token of a browser's session, encrypted by whoever
     renews it. A desktop keeps its own.
     """
 
     expires_at: float
     sealed_refresh: str = field(default="", repr=False)
+    ask_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,13 +218,15 @@ class SessionAuditTests(ProviderCase):
 class BrowserSessionTests(ProviderCase):
     """The session of a browser, for which the cloud asks the provider."""
 
-    def log_in_browser(self) -> str:
-        """Return the cookie of a new session."""
+    def log_in_browser(self, ask_in: float = LIFETIME - RENEW_PROOF_BEFORE) -> str:
+        """Return the cookie of a new session, which asks the provider after `ask_in` seconds."""
         self.compose()
         grant = AccessGrant(
             EVE, frozenset({USE}), self.clock.seconds() + LIFETIME, self.clock.seconds()
         )
-        ((name, value),) = self.session_api.create_browser_session(HEAD, grant, "sealed-0")
+        ((name, value),) = self.session_api.create_browser_session(
+            HEAD, grant, "sealed-0", self.clock.seconds() + ask_in
+        )
         self.assertEqual(name, b"Set-Cookie")
         return value.decode().partition(";")[0]
 
@@ -282,6 +284,18 @@ class BrowserSessionTests(ProviderCase):
         self.assertEqual(self.renew_cookie(cookie), 502)
         self.provider_renewal.answers = [self.consent(1)]
         self.assertEqual(self.renew_cookie(cookie), 200)
+
+    def test_a_provider_that_is_down_is_asked_once_a_minute(self) -> None:
+        cookie = self.log_in_browser(ask_in=600)
+        self.provider_renewal.answers = [BadGateway("It is down."), BadGateway("Still.")]
+        asked = []
+        for seconds in (599, 1, 59, 1):
+            self.clock.advance(seconds)
+            self.assertEqual(self.renew_cookie(cookie), 200)
+            asked.append(len(self.provider_renewal.asked))
+        self.assertEqual(asked, [0, 1, 1, 2])
+        kept = self.session_of(cookie).proof
+        self.assertEqual(kept.sealed_refresh, "sealed-0")
 
     def test_a_refresh_token_that_the_provider_refuses_ends_the_session(self) -> None:
         cookie = self.log_in_browser()

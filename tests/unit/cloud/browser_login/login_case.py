@@ -86,7 +86,7 @@ class FakeSessions:
         self.ended.append(user)
 
     def create_browser_session(
-        self, head: RequestHead, grant: AccessGrant, sealed_refresh: str
+        self, head: RequestHead, grant: AccessGrant, sealed_refresh: str, ask_at: float
     ) -> Headers:
         if self.error is not None:
             raise self.error

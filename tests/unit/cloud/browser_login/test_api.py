@@ -211,12 +211,14 @@ class FinishTests(LoginCase):
 class ConsentTests(LoginCase):
     """How long a provider's consent counts."""
 
-    def test_a_consent_that_can_be_renewed_counts_for_an_hour(self) -> None:
-        consent = self.renewals.consent("corp", self.provider.login)
-        self.assertEqual(consent.grant.expires_at, self.clock.seconds() + 3600)
-        short = replace(self.provider.login.grant, expires_at=self.clock.seconds() + 60)
-        login = replace(self.provider.login, grant=short)
-        self.assertEqual(self.renewals.consent("corp", login).grant, short)
+    def test_a_consent_that_can_be_renewed_outlives_an_outage_of_an_hour(self) -> None:
+        """The provider is asked after ten minutes, or a minute before its token expires."""
+        now = self.clock.seconds()
+        for lifetime, asked in ((86400, 600), (300, 240), (30, -30)):
+            grant = replace(self.provider.login.grant, expires_at=now + lifetime)
+            consent = self.renewals.consent("corp", replace(self.provider.login, grant=grant))
+            self.assertEqual(consent.grant.expires_at, now + 3600)
+            self.assertEqual(consent.ask_at, now + asked)
 
     def test_without_a_refresh_token_it_counts_as_long_as_the_token(self) -> None:
         login = replace(self.provider.login, refresh_token="")
