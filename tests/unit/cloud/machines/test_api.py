@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from typing import Any
 
 from ctllm.auth.session_assertions import MANAGE, USE
@@ -298,6 +299,18 @@ class ApprovalTests(MachineCase):
         for user in (ANN, BOB):
             self.assertEqual(self.approve(code, user=user), 404)
         self.assertEqual(self.machine().user, ANN)
+
+    def test_a_session_that_ends_while_the_body_arrives_approves_nothing(self) -> None:
+        body = dumps({"code": self.ask(), "name": "laptop", "scopes": []}).encode()
+        headers = {**self.bearer_of(ANN), "Content_Length": str(len(body))}
+        json = {"Content_Type": "application/json"}
+        self.assertEqual(self.send("POST /ctllm/machines", **headers, **json), 0)
+        self.clock.advance(1)
+        self.revocations.revoke(ANN)
+        self.revocations.read_changes()
+        self.transport.protocol.dataReceived(body)
+        self.assertEqual(self.read_status(), 401)
+        self.assertEqual(self.machines.of_user(ANN), {})
 
     def test_an_approval_after_the_time_is_refused(self) -> None:
         code = self.ask()
