@@ -15,11 +15,17 @@ USER_AGENT = "ollama/0.17.4 (amd64 linux) Go/go1.24.1"
 
 
 class OllamaCli:
-    """An `ollama` command with a key of its own, for the cloud at `port`."""
+    """An `ollama` command with a key of its own, for the cloud at `port`.
 
-    def __init__(self, port: int, key: OllamaKey | None = None) -> None:
+    A reverse proxy adds `forwarded_for`, the address of the machine.
+    """
+
+    def __init__(
+        self, port: int, key: OllamaKey | None = None, forwarded_for: str = "127.0.0.1"
+    ) -> None:
         self.port = port
         self.key = key or OllamaKey()
+        self._forwarded_for = forwarded_for
 
     async def send(
         self,
@@ -40,7 +46,11 @@ class OllamaCli:
         ts = int(time.time()) if ts is None else ts
         credentials = credentials or self.key.sign(*(signed or (method, path)), ts)
         target = f"{path}?{f'ts={ts}' if query is None else query}"
-        headers = {"Authorization": credentials, "User-Agent": USER_AGENT}
+        headers = {
+            "Authorization": credentials,
+            "User-Agent": USER_AGENT,
+            "X-Forwarded-For": self._forwarded_for,
+        }
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"

@@ -102,7 +102,7 @@ async def test_a_machine_works_after_its_approval_on_the_page(
     await tab.sees("#machine-warning", "it is their machine")
     await tab.sees("#machine-user", "alice")
     await tab.sees("#machine-fingerprint", cli.key.fingerprint)
-    await tab.sees("#machine-origin", "from 127.0.0.0/24, where you are, too")
+    await tab.sees("#machine-origin", "from 127.0.0.0/24, as ollama 0.17.4")
     await tab.sees("#machine-origin", "as ollama 0.17.4 on linux (amd64)")
     assert await tab.find("document.activeElement.id") == "decline-machine"
     assert not await tab.find("document.getElementById('machine-manage').checked")
@@ -125,6 +125,17 @@ async def test_a_machine_works_after_its_approval_on_the_page(
     for record in shared.ollama.requests:
         assert "ts=" not in record.target
         assert "authorization" not in {name.lower() for name, _ in record.headers}
+
+
+@ensureDeferred
+async def test_a_request_from_another_network_is_marked(shared: Cluster, tab: Tab) -> None:
+    """The page shows that network, not the whole address."""
+    cli = OllamaCli(shared.cloud_port, forwarded_for="8.8.8.77")
+    await log_in(tab, shared)
+    await tab.open(await cli.ask())
+    await tab.sees("#machine-origin", "from 8.8.8.0/24, which is not where you are")
+    await tab.click("Do not allow")
+    await tab.misses("#machine")
 
 
 @ensureDeferred

@@ -24,7 +24,7 @@ from ctllm.cloud.identity import (
     machine_credential,
 )
 from ctllm.errors import Forbidden, NotFound
-from ctllm.http.client_address import truncate_address
+from ctllm.http.client_address import parse_address, truncate_address
 from ctllm.http.server.json_body import decode_json_body, read_json_body
 from ctllm.http.server.request import ServerRequest
 from ctllm.reactor.interfaces import Clock
@@ -127,7 +127,7 @@ class MachineApi:
         """Respond with what is known of a machine that asks to be registered."""
         _grant, body = await self._read_from_person(request, authenticate)
         waiting = self._find(decode_json_body(body, MachineCode).code)
-        request.respond(200, self._describe(waiting, truncate_address(request.client_address)))
+        request.respond(200, self._describe(waiting, request.client_address))
 
     async def _approve(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
@@ -191,7 +191,7 @@ class MachineApi:
         return {
             "fingerprint": waiting.key.fingerprint,
             "address": waiting.address,
-            "is_same_network": bool(address) and address == waiting.address,
+            "is_same_network": _is_same_network(waiting.address, address),
             "program": waiting.program,
             "seconds_ago": max(0, int(now - waiting.requested_at)),
             "expires_in": max(0, int(waiting.expires_at - now)),
@@ -213,6 +213,19 @@ async def _authenticate_person(authenticate: Authenticate) -> AccessGrant:
     if grant.credential_id:
         raise Forbidden("Machines are changed by their user, and not with an API key.")
     return grant
+
+
+def _is_same_network(network: str, address: str) -> bool | None:
+    """Return whether a client's address is in a truncated one; None if that says nothing.
+
+    It says nothing if one of them is not known, or if both are in the same private network: they
+    may be those of a reverse proxy that `cloud.trusted_proxies` does not name.
+    """
+    parsed = parse_address(address)
+    if parsed is None or not network:
+        return None
+    is_same = truncate_address(address) == network
+    return None if is_same and not parsed.is_global else is_same
 
 
 def _machine_json(machine_id: str, machine: Machine) -> dict[str, object]:
