@@ -251,7 +251,7 @@ async def test_login_does_not_expose_the_link(users: TwoUsers) -> None:
     argv = [str(BIN / "ctllm"), f"--state-dir={state}", "login"]
     program = ChildProcess("login", argv, cluster.environment(), use_pty=True)
     cluster.processes.append(program)
-    await wait_until(lambda: "Paste the invite link" in program.output, "the prompt")
+    await wait_until(lambda: "or the invite link" in program.output, "the prompt")
     process_files = b"".join(
         Path(f"/proc/{program.pid}/{each}").read_bytes() for each in ("cmdline", "environ")
     )

@@ -257,14 +257,19 @@ async def test_the_menu_lists_the_models_in_memory(desktop: Desktop) -> None:
 
 @ensureDeferred
 async def test_log_out_and_in_from_the_menu(desktop: Desktop) -> None:
-    """A dialog asks for the invite; a link that is no invite causes a notification."""
+    """A dialog asks for a cloud or an invite; what is neither causes a notification."""
     await desktop.session.click("Log out")
     panel = await desktop.session.shows("Not logged in")
     assert not entry(panel, "Show CloudToLocalLLM")["enabled"]
     typed = desktop.cluster.directory / "typed"
-    typed.write_text("https://example.org/\n")
-    await desktop.session.click("Log in …")
-    await desktop.session.notified("Not an invite link")
+    for entered, notified in (
+        ("two words", "Not the address of a cloud"),
+        (f"{desktop.cluster.url}/#x", "Not an invite link"),
+        (desktop.cluster.url, "has no provider to log in with"),
+    ):
+        typed.write_text(f"{entered}\n")
+        await desktop.session.click("Log in …")
+        await desktop.session.notified(notified)
     typed.write_text(await desktop.cluster.create_invite("alice"))
     await desktop.session.click("Log in …")
     await desktop.session.shows(": Connected")
