@@ -30,7 +30,8 @@ class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     """The claims in JSON. `sub` is a hash of the user, so that a proxy gets no personal data.
 
     `models` restricts the client to the models that match one of these patterns. It is left out
-    without a restriction. A proxy that does not know it refuses the assertion.
+    without a restriction. A proxy that does not know it refuses the assertion. With `max_desktops`,
+    a tunnel is refused to a desktop when so many others are connected.
     """
 
     iss: str
@@ -40,19 +41,22 @@ class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     iat: int
     exp: int
     models: Annotated[tuple[ModelPattern, ...], Meta(max_length=MAX_PATTERNS)] = ()
+    max_desktops: Annotated[int, Meta(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
     """The verified claims: the hash of the user, the scopes and the expiry (epoch seconds).
 
-    With `models`, the client may only use the models that match one of these patterns.
+    With `models`, the client may only use the models that match one of these patterns. Without a
+    limit of their own, `max_desktops` is 0.
     """
 
     subject: str
     scopes: frozenset[str]
     expires: float
     models: tuple[str, ...] = ()
+    max_desktops: int = 0
 
 
 class AssertionVerifier:
@@ -90,4 +94,5 @@ class AssertionVerifier:
         if body.iss != ISSUER or body.aud != self._proxy_id:
             raise Unauthorized("The session assertion is for another streaming proxy.")
         ASSERTION.check_times(body.iat, body.exp, self._now())
-        return Claims(body.sub, frozenset(body.scope.split()), body.exp, body.models)
+        scopes = frozenset(body.scope.split())
+        return Claims(body.sub, scopes, body.exp, body.models, body.max_desktops)

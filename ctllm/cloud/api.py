@@ -17,6 +17,7 @@ from ctllm.auth.api_keys import MAX_KEYS, KeyRecord
 from ctllm.auth.session_assertions import LIFETIME_SECONDS, USE
 from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogin
 from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
+from ctllm.cloud.limits.users import Tiers
 from ctllm.cloud.machines import MachineApi
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.public_providers import public_providers
@@ -68,6 +69,7 @@ class ManagementApi:
         proxy_id_of: Callable[[AccessGrant], str],
         proxies: ProxyManager,
         machine_api: MachineApi,
+        tiers: Tiers,
         clock: Clock,
         providers: Mapping[str, Provider] = MappingProxyType({}),
     ) -> None:
@@ -77,6 +79,7 @@ class ManagementApi:
         self._assertion_signer = assertion_signer
         self._proxy_id_of = proxy_id_of
         self._proxies = proxies
+        self._tiers = tiers
         self._clock = clock
         self._providers = public_providers(providers)
         self._routes: list[tuple[re.Pattern[str], dict[str, Handler]]] = [
@@ -202,8 +205,10 @@ class ManagementApi:
     async def _start_proxy(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        proxy_id = self._proxy_id_of(await authenticate())
-        await self._proxies.ensure_running(proxy_id)
+        grant = await authenticate()
+        proxy_id = self._proxy_id_of(grant)
+        spawner = self._tiers.limits_of(grant).spawner
+        await self._proxies.ensure_running(proxy_id, spawner=spawner)
         request.respond(200, await self._proxy_status(proxy_id))
 
     async def _stop_proxy(

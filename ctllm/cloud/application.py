@@ -221,6 +221,7 @@ class CloudApplication(MultiService):
             proxy_id_of,
             self.proxies,
             machine_api,
+            user_limits.tiers,
             reactor,
             settings.providers,
         )

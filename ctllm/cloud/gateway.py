@@ -308,12 +308,16 @@ class Gateway:
         self, grant: AccessGrant, scopes: frozenset[str], is_new_request: bool
     ) -> tuple[ConnectionPool, bytes]:
         """Return connections to the user's proxy, started if needed, and a session assertion."""
-        proxy_id = self._proxy_id_of(grant)
+        proxy_id, limits = self._proxy_id_of(grant), self._user_limits.tiers.limits_of(grant)
         try:
-            connections = await self._proxies.ensure_running(proxy_id, is_new_request)
+            connections = await self._proxies.ensure_running(
+                proxy_id, is_new_request, limits.spawner
+            )
         finally:  # the user may have been revoked in the meantime
             self._token_verifier.check_active(grant)
-        return connections, self._assertion_signer.sign(proxy_id, scopes, grant.models).encode()
+        max_desktops = limits.max_desktops if SERVE in scopes else 0
+        assertion = self._assertion_signer.sign(proxy_id, scopes, grant.models, max_desktops)
+        return connections, assertion.encode()
 
     # -- tunnels
 

@@ -114,6 +114,7 @@ class ProxyApp:
             raise BadRequest(f"The subprotocol must be {SUBPROTOCOL}.")
         socket = self._websocket_factory.buildProtocol(None)
         socket.authorized_until = authorized_until
+        socket.max_desktops = claims.max_desktops
         transport, buffered = request.hijack()
         request.release_connection()  # tunnels have their own limit
         replace_protocol(transport, socket)

@@ -121,14 +121,15 @@ class DesktopRegistry:
             raise ProtocolViolation("HELLO must have the id and the name of the desktop.")
         validate_hello(hello)  # before it replaces a connection that works
         stream_ids = [_parse_stream_id(id) for id in hello.streams]
-        connected = self._find_or_add(desktop)
+        connected = self._find_or_add(desktop, socket.max_desktops)
         self._replace_connection(connected, socket)
         connected.initiator.receive_message(message)
         for id in stream_ids:
             self._resumable.add(id, connected.initiator)
 
-    def _find_or_add(self, desktop: Desktop) -> ConnectedDesktop:
+    def _find_or_add(self, desktop: Desktop, max_desktops: int) -> ConnectedDesktop:
         known = self._desktops.get(desktop.id)
+        self._check_tier(known, max_desktops)
         if known is None:
             if len(self._desktops) >= MAX_DESKTOPS:
                 raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are already connected.")
@@ -144,6 +145,15 @@ class DesktopRegistry:
             self._desktops[desktop.id] = known
         known.identity = Desktop(desktop.id, desktop.name[:100].strip())
         return known
+
+    def _check_tier(self, known: ConnectedDesktop | None, max_desktops: int) -> None:
+        """Raise ProtocolViolation if the user may not connect one more desktop."""
+        if not max_desktops or (known is not None and known.socket is not None):
+            return
+        if sum(each.socket is not None for each in self._desktops.values()) >= max_desktops:
+            raise ProtocolViolation(
+                f"Your account may have {max_desktops} connected desktops. Disconnect another one."
+            )
 
     def _replace_connection(self, desktop: ConnectedDesktop, socket: ProxyWebSocket) -> None:
         older = desktop.socket

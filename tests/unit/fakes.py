@@ -206,8 +206,9 @@ class FakeProxyWebSocket:
 
     tunnel: Initiator | None = None
 
-    def __init__(self, authorized_until: float = math.inf) -> None:
+    def __init__(self, authorized_until: float = math.inf, max_desktops: int = 0) -> None:
         self.authorized_until = authorized_until
+        self.max_desktops = max_desktops
         self.on_closed: Callable[[], None] = lambda: None
         self.closing_messages: list[bytes] = []
 

@@ -125,9 +125,9 @@ MAY_IMPORT = {
         "http.server", "reactor", "common", "errors",
     },
     "cloud.api": {
-        "cloud.browser_login", "cloud.machines", "cloud.session_api", "cloud.public_providers",
-        "cloud.identity", "cloud.proxies", "auth", "http.client", "http.header_policy",
-        "http.message", "http.server", "reactor", "config", "errors",
+        "cloud.browser_login", "cloud.limits", "cloud.machines", "cloud.session_api",
+        "cloud.public_providers", "cloud.identity", "cloud.proxies", "auth", "http.client",
+        "http.header_policy", "http.message", "http.server", "reactor", "config", "errors",
     },
     "cloud.gateway": {
         "cloud.active_requests", "cloud.api", "cloud.identity", "cloud.machines", "cloud.metrics",

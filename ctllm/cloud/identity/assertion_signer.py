@@ -34,13 +34,22 @@ class AssertionSigner:
     ) -> None:
         self._key = key
         self._now = now
-        self._cache: TtlCache[tuple[str, Scope, tuple[str, ...]], str] = TtlCache(max_cached, now)
+        self._cache: TtlCache[tuple[str, Scope, tuple[str, ...], int], str] = TtlCache(
+            max_cached, now
+        )
 
-    def sign(self, proxy_id: str, scopes: frozenset[str], models: tuple[str, ...] = ()) -> str:
+    def sign(
+        self,
+        proxy_id: str,
+        scopes: frozenset[str],
+        models: tuple[str, ...] = (),
+        max_desktops: int = 0,
+    ) -> str:
         """Return an assertion for the proxy with this id; raises Forbidden without the scope use.
 
         The assertion has the scope use and, if `scopes` has it, one of serve and manage. `models`
-        are the patterns of the models that the client may use, if not all.
+        are the patterns of the models that the client may use, if not all. `max_desktops` limits
+        the desktops of the user, for a tunnel.
         """
         if USE not in scopes:
             raise Forbidden("This session does not have the scope 'use'.")
@@ -49,14 +58,23 @@ class AssertionSigner:
             scope = "use serve"
         elif MANAGE in scopes:
             scope = "use manage"
-        return self._cache.get((proxy_id, scope, models)) or self._sign(proxy_id, scope, models)
+        key = (proxy_id, scope, models, max_desktops)
+        return self._cache.get(key) or self._sign(*key)
 
-    def _sign(self, proxy_id: str, scope: Scope, models: tuple[str, ...]) -> str:
+    def _sign(self, proxy_id: str, scope: Scope, models: tuple[str, ...], max_desktops: int) -> str:
         issued_at = int(self._now())
         user_hash = proxy_id.rpartition("-")[2]
         body = AssertionBody(
-            ISSUER, user_hash, proxy_id, scope, issued_at, issued_at + LIFETIME_SECONDS, models
+            ISSUER,
+            user_hash,
+            proxy_id,
+            scope,
+            issued_at,
+            issued_at + LIFETIME_SECONDS,
+            models,
+            max_desktops,
         )
         token = ASSERTION.sign(self._key, msgspec.json.encode(body))
-        self._cache.put((proxy_id, scope, models), token, issued_at + LIFETIME_SECONDS / 2)
+        key = (proxy_id, scope, models, max_desktops)
+        self._cache.put(key, token, issued_at + LIFETIME_SECONDS / 2)
         return token

@@ -29,16 +29,21 @@ class TierLimits:
 
 
 class Tiers:
-    """The tiers of a cloud. Who has none, or one that is not configured, has the cloud's limits."""
+    """The tiers of a cloud. Who has none, or one that is not configured, has the cloud's limits.
 
-    def __init__(self, tiers: Mapping[str, Tier], requests_per_minute: int) -> None:
-        self._default = TierLimits(requests_per_minute)
+    `requests_per_minute` and `spawner` are those of the cloud.
+    """
+
+    def __init__(
+        self, tiers: Mapping[str, Tier], requests_per_minute: int, spawner: str = ""
+    ) -> None:
+        self._default = TierLimits(requests_per_minute, spawner=spawner)
         self._tiers = {
             name: TierLimits(
                 tier.requests_per_minute or requests_per_minute,
                 tier.max_requests,
                 tier.max_desktops,
-                tier.spawner,
+                tier.spawner or spawner,
             )
             for name, tier in tiers.items()
         }
@@ -46,7 +51,7 @@ class Tiers:
     @classmethod
     def of_settings(cls, settings: Cloud) -> Tiers:
         """Return the tiers that are configured."""
-        return cls(settings.tiers, settings.requests_per_minute)
+        return cls(settings.tiers, settings.requests_per_minute, settings.spawner)
 
     def limits_of(self, grant: AccessGrant) -> TierLimits:
         """Return the limits of the user of `grant`."""

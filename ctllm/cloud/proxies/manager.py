@@ -133,11 +133,14 @@ class ProxyManager(MultiService):
         """A sentence about what keeps proxies from starting, or an empty string."""
         return self._context.spawner.problem
 
-    async def ensure_running(self, proxy_id: str, is_new_request: bool = True) -> ConnectionPool:
+    async def ensure_running(
+        self, proxy_id: str, is_new_request: bool = True, spawner: str = ""
+    ) -> ConnectionPool:
         """Return connections to a proxy; start it first if it does not run.
 
         `is_new_request` is False for tunnels and for resumed responses, which are allowed while
-        the cloud drains.
+        the cloud drains. `spawner` is the name of the one that shall start it, if there are
+        several.
 
         Raises ServiceUnavailable if a limit is reached and ProxyUnavailable if the proxy does not
         start, both with a sentence for the user and `retry_after`. Cancelling does not cancel the
@@ -156,6 +159,7 @@ class ProxyManager(MultiService):
             self._check_capacity(proxy_id)
         if supervisor is None:
             supervisor = self._add_supervisor(proxy_id)
+        supervisor.spawner_name = spawner or supervisor.spawner_name
         return await supervisor.ensure_running()
 
     async def reconcile(self) -> None:

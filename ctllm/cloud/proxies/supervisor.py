@@ -27,6 +27,7 @@ from ctllm.cloud.proxies.states import (
     EventType,
     State,
 )
+from ctllm.cloud.spawners.composite import select_spawner, survives_restart
 from ctllm.cloud.spawners.interfaces import ProxyInstance, Spawner
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
@@ -73,7 +74,8 @@ class ProxySupervisor:
     """Starts, monitors and stops the proxy `id`.
 
     `since` is the time of the last transition, in epoch seconds. `pool` has connections to the
-    proxy in the state RUNNING. `on_discard` is called when the supervisor is of no more use.
+    proxy in the state RUNNING. `spawner_name` is that of the spawner which shall start it, where
+    there are several. `on_discard` is called when the supervisor is of no more use.
 
     Events are queued and applied one at a time. Each state has one task, which is cancelled when
     the state changes, so neither a task nor a callback ever observes half a transition.
@@ -89,6 +91,7 @@ class ProxySupervisor:
         self.since = context.now()
         self.cause = Cause("requested")
         self.pool: ConnectionPool | None = None
+        self.spawner_name = ""
         self._context = context
         self._on_discard = on_discard
         self._backoff = Backoff()
@@ -206,7 +209,7 @@ class ProxySupervisor:
             case State.STOPPING, EventType.REMOVED:
                 audit.record("proxy.stopped", self.id, self.cause.reason, self.cause.description)
             case State.STARTING | State.RUNNING | State.STOPPING, EventType.CLOUD_STOPPED:
-                if not self._context.spawner.proxies_survive_restart:
+                if not survives_restart(self._context.spawner, self.id):
                     audit.record("proxy.stopped", self.id, cause.reason)
 
     def _record_start(self, duration: float) -> None:
@@ -251,6 +254,7 @@ class ProxySupervisor:
 
     async def _launch(self, release: Callable[[], None]) -> None:
         context = self._context
+        select_spawner(context.spawner, self.id, self.spawner_name)
         instance = await context.spawner.ensure_running(self.id)
         if instance.adopted and instance.started_at <= context.revocation_time(self.id):
             await context.spawner.remove(self.id)

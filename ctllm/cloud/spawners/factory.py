@@ -8,6 +8,7 @@ from ctllm import __version__
 from ctllm.cloud.docker_api import DockerClient, create_transport
 from ctllm.cloud.identity import SigningKeys
 from ctllm.cloud.spawners.bridge_network import BridgeNetwork
+from ctllm.cloud.spawners.composite import CompositeSpawner
 from ctllm.cloud.spawners.connectivity import Connectivity
 from ctllm.cloud.spawners.container_spec import CloudLabels
 from ctllm.cloud.spawners.docker import DockerSpawner
@@ -26,13 +27,30 @@ def create_spawner(
     state_dir: Path,
     keys: SigningKeys,
 ) -> Spawner:
-    """Return the spawner that `settings` name.
+    """Return the spawner that `settings` name, or one for all that they and their tiers name.
 
     Raises BadConfiguration if the settings contradict each other.
     """
-    if settings.spawner == "process":
+
+    def create(name: str) -> Spawner:
+        if name == "docker":
+            return _create_docker_spawner(reactor, settings, proxy_settings, state_dir, keys)
         uids = parse_uid_range(settings.proxy_uids)
         return ProcessSpawner(reactor, state_dir, proxy_settings, keys.public_key_text, uids=uids)
+
+    names = {settings.spawner, *(tier.spawner for tier in settings.tiers.values() if tier.spawner)}
+    if len(names) == 1:
+        return create(settings.spawner)
+    return CompositeSpawner({name: create(name) for name in sorted(names)}, settings.spawner)
+
+
+def _create_docker_spawner(
+    reactor: ProcessReactor,
+    settings: Cloud,
+    proxy_settings: Proxy,
+    state_dir: Path,
+    keys: SigningKeys,
+) -> DockerSpawner:
     is_local = settings.docker_url.startswith("unix:")
     if settings.docker_network == "none" and not is_local:
         raise BadConfiguration(

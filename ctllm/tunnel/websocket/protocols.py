@@ -251,6 +251,7 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
     ) -> None:
         super().__init__(clock, budget)
         self.authorized_until = math.inf  # in the seconds of `clock`
+        self.max_desktops = 0  # of the user who authorized it; 0 without a limit of their own
         self._on_first_message = on_first_message
 
     def onConnect(self, request: ConnectionRequest) -> str:

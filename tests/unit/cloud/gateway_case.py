@@ -107,14 +107,16 @@ class FakeProxyManager:
         self.proxy = FakeProxy()
         self.new_request_flags: list[bool] = []
         self.ensured: list[str] = []
+        self.spawners: list[str] = []
         self.removed: list[str] = []
         self.revoked: list[str] = []
         self.state: Any = "absent"
         self.error: CtllmError | None = None
         self.start_delay: Deferred[None] | None = None
 
-    async def ensure_running(self, id: str, is_new_request: bool = True) -> Any:
+    async def ensure_running(self, id: str, is_new_request: bool = True, spawner: str = "") -> Any:
         self.ensured.append(id)
+        self.spawners.append(spawner)
         self.new_request_flags.append(is_new_request)
         if self.start_delay is not None:
             await self.start_delay
@@ -303,6 +305,7 @@ class GatewayCase(SynchronousTestCase):
             proxy_id_of,
             proxies,
             machine_api,
+            self.tiers,
             self.clock,
         )
         gateway = Gateway(

@@ -132,6 +132,21 @@ class ConnectionTests(RegistryCase):
         self.desks[0].connect()
         self.assertEqual(len(self.registry.describe_desktops()), MAX_DESKTOPS)
 
+    def test_a_user_may_have_a_lower_limit_of_connected_desktops(self) -> None:
+        one, two = self.desk("a"), self.desk("b")
+
+        def connect(id: str, max_desktops: int) -> None:
+            hello = self.hello(desktop=Desktop(id, "c"))
+            socket = FakeProxyWebSocket(max_desktops=max_desktops)
+            self.registry.hello_received(socket, hello)  # type: ignore[arg-type]
+
+        self.assertRaises(ProtocolViolation, connect, "c" * 32, 2)
+        connect(one.id, 1)  # a desktop that is connected may connect again
+        two.lose(self.clock.seconds())
+        connect("c" * 32, 2)
+        self.assertRaises(ProtocolViolation, connect, two.id, 2)
+        connect(two.id, 3)
+
     def test_close_closes_all_connections(self) -> None:
         one, two = self.desk("a"), self.desk("b")
         two.lose(self.clock.seconds())
