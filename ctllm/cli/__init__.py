@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctllm import __version__
-from ctllm.cli import account, autostart, control, firewall, keys, machines, proxies, users
+from ctllm.cli import account, audit, autostart, control, firewall, keys, machines, proxies, users
 from ctllm.cli.output import print_error, tolerate_closed_stdout
 from ctllm.cli.parser import Parser, UsageError, format_examples
 from ctllm.common.sanitize import sanitize_text
@@ -63,7 +63,7 @@ def build_parser() -> Parser:
     )
     parser.set_defaults(handler=lambda *_: parser.error("no command given"))
     parser.enable_commands()
-    for module in (account, keys, machines, control, autostart, users, proxies, firewall):
+    for module in (account, keys, machines, control, autostart, users, audit, proxies, firewall):
         module.add_commands(parser)
     return parser
 

@@ -9,6 +9,7 @@ from ctllm.cloud.audit.entries import (
 )
 from ctllm.cloud.audit.file import AuditFile
 from ctllm.cloud.audit.log import AUDIT_FILE, COUNT_INTERVAL, AuditLog
+from ctllm.cloud.audit.reader import AuditFilter, AuditReader, epoch_seconds
 
 __all__ = [
     "AUDIT_FILE",
@@ -17,7 +18,10 @@ __all__ = [
     "PROXY_EVENTS",
     "AuditEntry",
     "AuditFile",
+    "AuditFilter",
     "AuditLog",
+    "AuditReader",
     "IdentityEvent",
     "ProxyEvent",
+    "epoch_seconds",
 ]
