@@ -238,6 +238,7 @@ class CloudApplication(MultiService):
             guard,
             active_requests,
             MachineVerifier(machines, machine_requests, rules.check_active, audit, url, now),
+            api_key_leases,
         )
 
         # The services.

@@ -16,8 +16,10 @@ from ctllm.cloud.identity import (
     SERVE,
     USE,
     AccessGrant,
+    ApiKeyLeases,
     AssertionSigner,
     CompositeTokenVerifier,
+    is_api_key,
     is_machine,
 )
 from ctllm.cloud.limits.attempts import is_costly
@@ -36,6 +38,7 @@ from ctllm.errors import (
     Unauthorized,
 )
 from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.http.client_address import truncate_address
 from ctllm.http.cors import CorsPolicy, is_preflight, requests_api_key
 from ctllm.http.credentials import (
     presented_signature,
@@ -108,9 +111,11 @@ class Gateway:
         guard: CredentialGuard,
         active_requests: ActiveRequests,
         machine_verifier: MachineVerifier,
+        api_key_leases: ApiKeyLeases,
     ) -> None:
         self._token_verifier = token_verifier
         self._machine_verifier = machine_verifier
+        self._api_key_leases = api_key_leases
         self._assertion_signer = assertion_signer
         self._proxy_id_of = proxy_id_of
         self._proxies = proxies
@@ -227,6 +232,9 @@ class Gateway:
         self._grants[request] = grant
         self._guard.accept(request, credential, grant)
         self._machine_verifier.observe(grant)
+        if is_api_key(grant):
+            address = truncate_address(request.client_address)
+            self._api_key_leases.record_use(grant, address)
         request.mark_authenticated()
 
     def _verifications(self, request: ServerRequest) -> Iterator[tuple[str, bool, Verification]]:

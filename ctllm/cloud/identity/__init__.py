@@ -2,7 +2,7 @@
 
 from ctllm.auth.session_assertions import ISSUER, MANAGE, SERVE, USE
 from ctllm.cloud.identity.access_token_issuer import AccessTokenIssuer
-from ctllm.cloud.identity.api_key_leases import ApiKeyLeases
+from ctllm.cloud.identity.api_key_leases import ApiKeyLeases, is_api_key
 from ctllm.cloud.identity.assertion_signer import AssertionSigner
 from ctllm.cloud.identity.composite_verifiers import CachingTokenVerifier, CompositeTokenVerifier
 from ctllm.cloud.identity.disabled_users import DisabledUsers
@@ -62,6 +62,7 @@ __all__ = [
     "SigningKeys",
     "TokenVerifier",
     "User",
+    "is_api_key",
     "is_machine",
     "load_signing_keys",
     "machine_credential",

@@ -194,7 +194,7 @@ class ApiKeyLeases:
 
         A key whose lease has lapsed still holds: its desktop may only be restarting.
         """
-        if not grant.credential_id.startswith(CREDENTIAL_PREFIX):
+        if not is_api_key(grant):
             return
         id = grant.credential_id.removeprefix(CREDENTIAL_PREFIX)
         if not self._is_known(owner_tag(grant.user.id), id):
@@ -211,6 +211,11 @@ class ApiKeyLeases:
 
     def _is_known(self, tag: str, id: str) -> bool:
         return any(id in lease.ids for lease in self._leases.get(tag, {}).values())
+
+
+def is_api_key(grant: AccessGrant) -> bool:
+    """Return whether an API key authenticated the client."""
+    return grant.credential_id.startswith(CREDENTIAL_PREFIX)
 
 
 def _grant_of(lease: _Lease, record: KeyRecord) -> AccessGrant:

@@ -332,6 +332,7 @@ class GatewayCase(SynchronousTestCase):
                 CLOUD_URL,
                 now,
             ),
+            self.api_key_leases,
         )
         self.connection_limiter = ConnectionLimiter(400)
         self.factory = HttpServerFactory(
