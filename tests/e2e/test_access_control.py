@@ -60,6 +60,7 @@ BODIES: dict[str, Any] = {
     "POST /api/unknown": {},
     "POST /ctllm/machines/decline": {"code": "A" * 22},
     "PUT /ctllm/desktops/ID/keys": {"keys": [], "seconds": 60},
+    "DELETE /ctllm/desktops/ID/keys": {},
 }
 
 #: Requests of what does not exist, or no longer. One that gets 404 was allowed.

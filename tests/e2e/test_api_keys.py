@@ -327,6 +327,24 @@ async def test_keys_of_two_desktops_have_their_own_restrictions(keys: KeyCluster
     assert (await keys.request("POST", "/api/generate", body, mistral, selected))[0] == 200
 
 
+@ensureDeferred
+async def test_a_key_has_its_own_number_of_requests_a_minute(keys: KeyCluster) -> None:
+    """Beyond it there is 429 with Retry-After; other keys go on."""
+    key = await keys.run_ctllm("study", "keys", "add", "slow", "--requests-per-minute", "5")
+    refused: list[tuple[int, dict[str, str]]] = []
+
+    async def is_limited() -> bool:
+        status, headers, _ = await keys.request("GET", "/api/version", token=key)
+        refused.append((status, headers))
+        return status == 429
+
+    await wait_until(is_limited, "the limit of the key")
+    assert int(refused[-1][1]["retry-after"]) > 0
+    assert [status for status, _ in refused].count(200) in range(1, 7)
+    for _ in range(10):
+        assert await keys.is_accepted(keys.api_key)
+
+
 # -- the end of keys
 
 
@@ -468,6 +486,12 @@ async def test_no_file_has_a_key_and_keys_of_an_earlier_version_remain_valid(
 
     assert_unstored()
     await desktop.stop()
+    listed = {
+        each["name"]: each
+        for each in json.loads(await own.run_ctllm("study", "keys", "ls", "--json"))
+    }
+    assert listed["one"]["last_address"] == "127.0.0.0/24" and listed["one"]["requests"] > 0
+    assert listed["one"]["created"] <= listed["one"]["last_used"]
     file = own.state_dir("study") / "desktop" / "credentials.json"
     stored = json.loads(file.read_text())
     del stored["api_keys"]
