@@ -341,6 +341,32 @@ async def test_other_sites_cannot_use_the_session_or_open_a_websocket(
 
 
 @ensureDeferred
+async def test_over_https_both_cookies_are_of_this_host_alone(cluster: Cluster) -> None:
+    """As behind a reverse proxy with TLS. The plain names are not accepted."""
+    url = f"https://localhost:{cluster.cloud_port}"
+    provider = await start_provider(cluster, users={"ada": []}, page_origins=[url])
+    configure(cluster, provider.table("acme", page_client_id="public-page"))
+    await cluster.start_cloud(f"--public-url={url}")
+    world = World(cluster, provider)
+    location, cookie = await world.get(LOGIN)
+    assert cookie.startswith("__Host-ctllm-login="), cookie
+    parts = urlsplit(await provider.authorize(location, "ada"))
+    target = f"{parts.path}?{parts.query}"
+    plain = cookie.removeprefix("__Host-")
+    assert await world.get(target, plain) == ("/#login-error=expired", "")
+    location, session = await world.get(target, cookie)
+    assert location == "/" and session.startswith("__Host-ctllm-session="), (location, session)
+    assert (await world.renew(session.removeprefix("__Host-")))[0] == 401
+    assert (await world.renew(session))[0] == 200
+    for header in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        for method, path in (("POST", "/ctllm/session/token"), ("DELETE", "/ctllm/session")):
+            headers = {"Host": world.host, "Cookie": session, **header}
+            status, _, _ = await cluster.request(method, path, {}, headers=headers)
+            assert status == 403, (method, path, header)
+    assert (await world.renew(session))[0] == 200
+
+
+@ensureDeferred
 async def test_a_stolen_or_replayed_callback_signs_nobody_in(world: World) -> None:
     target, cookie = await world.begin()
     _, stranger = await world.get(LOGIN)

@@ -27,10 +27,10 @@ _MAX_TOKEN = 16 * 1024
 
 #: The parameters of a callback that are read (RFC 6749, sections 4.1.2 and 4.1.2.1; RFC 9207).
 _CALLBACK = frozenset(("code", "state", "iss", "error"))
-#: What an issuer needs to return refresh tokens, besides the scopes of OpenID Connect.
-_ISSUER_PARAMETERS: Mapping[str, Mapping[str, str]] = {
-    "https://accounts.google.com": {"access_type": "offline", "prompt": "consent"}
-}
+#: An issuer that returns refresh tokens only for these parameters, and has no `prompt=login`:
+#: Using OAuth 2.0 for Web Server Applications, step 1.
+_GOOGLE = "https://accounts.google.com"
+_GOOGLE_PROMPT = {False: "consent", True: "select_account consent"}
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -139,11 +139,17 @@ def authorization_url(
         "code_challenge": transaction.challenge,
         "code_challenge_method": "S256",
         **({"audience": client.audience} if client.audience else {}),
-        **_ISSUER_PARAMETERS.get(client.issuer, {}),
-        **({"prompt": "login"} if fresh else {}),
+        **_own_parameters(client.issuer.removesuffix("/"), fresh),
     }
     separator = "&" if urlsplit(endpoint).query else "?"
     return f"{endpoint}{separator}{urlencode(parameters)}"
+
+
+def _own_parameters(issuer: str, fresh: bool) -> Mapping[str, str]:
+    """Return the parameters of an issuer that asks also those who are signed in if `fresh`."""
+    if issuer == _GOOGLE:
+        return {"access_type": "offline", "prompt": _GOOGLE_PROMPT[fresh]}
+    return {"prompt": "login"} if fresh else {}
 
 
 def code_parameters(

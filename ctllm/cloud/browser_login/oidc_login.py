@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,13 +33,15 @@ from ctllm.cloud.identity.oidc.verifier import ConfiguredProvider, OidcVerifier
 from ctllm.common.json_decoder import InvalidJson
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.config import Provider
-from ctllm.errors import BadConfiguration, BadGateway, Unauthorized
+from ctllm.errors import BadConfiguration, BadGateway, ServiceUnavailable, Unauthorized
 from ctllm.http.message.head import get_header
 
 #: Rotated refresh tokens that are remembered, and for how many seconds: until the file of their
 #: session has been written, which may fail.
 MAX_ROTATED = 1024
 ROTATED_TTL = 3600.0
+#: Seconds between two lines of the log about one provider.
+LOG_INTERVAL = 60.0
 
 _ERROR_WORD = re.compile(r"[a-z_]{1,40}")
 
@@ -91,26 +94,25 @@ class OidcLogin:
         self._verifier = verifier
         self._oauth = oauth
         self._now = now
+        self._next_log = 0.0
         self._rotated: TtlCache[bytes, str] = TtlCache(MAX_ROTATED, now)
 
     async def authorization_url(self, transaction: LoginTransaction, fresh: bool) -> str:
         """Return the URL that signs in a person; with `fresh`, also one who is signed in there."""
-        metadata = await self._provider.client.metadata()
-        endpoint = _require(metadata.authorization_endpoint, "authorization_endpoint")
+        with self._logged():
+            metadata = await self._provider.client.metadata()
+            endpoint = _require(metadata.authorization_endpoint, "authorization_endpoint")
         return authorization_url(endpoint, self._oauth, transaction, fresh)
 
     async def redeem(self, transaction: LoginTransaction, callback: Callback) -> ProviderLogin:
         """Redeem the code of a callback, and verify all that it gives; raises CtllmError."""
-        metadata = await self._provider.client.metadata()
-        _check_issuer(callback, metadata)
-        if callback.error:
-            raise callback_error(callback.error)
-        if not callback.code:
-            raise LoginFailed(LoginError.FAILED, "The callback has no code.")
-        parameters = code_parameters(self._oauth, transaction, callback.code)
-        tokens = await self._request_tokens(metadata, parameters)
-        await self._verify_id_token(tokens.id_token, transaction.nonce)
-        return ProviderLogin(await self._verify(tokens), tokens.refresh_token)
+        with self._logged():
+            metadata = await self._provider.client.metadata()
+            _check_callback(callback, metadata)
+            parameters = code_parameters(self._oauth, transaction, callback.code)
+            tokens = await self._request_tokens(metadata, parameters)
+            await self._verify_id_token(tokens.id_token, transaction.nonce)
+            return ProviderLogin(await self._verify(tokens), tokens.refresh_token)
 
     async def refresh(self, refresh_token: str) -> ProviderLogin:
         """Use a refresh token, once; raises CtllmError.
@@ -118,12 +120,13 @@ class OidcLogin:
         If the result of an earlier use was not stored, its refresh token is used instead: the
         provider would take a second use for theft.
         """
-        metadata = await self._provider.client.metadata()
-        latest = self._latest(refresh_token)
-        tokens = await self._request_tokens(metadata, refresh_parameters(self._oauth, latest))
-        latest = tokens.refresh_token or latest
-        self._rotated.put(_digest(refresh_token), latest, self._now() + ROTATED_TTL)
-        return ProviderLogin(await self._verify(tokens), latest)
+        with self._logged():
+            metadata = await self._provider.client.metadata()
+            latest = self._latest(refresh_token)
+            tokens = await self._request_tokens(metadata, refresh_parameters(self._oauth, latest))
+            latest = tokens.refresh_token or latest
+            self._rotated.put(_digest(refresh_token), latest, self._now() + ROTATED_TTL)
+            return ProviderLogin(await self._verify(tokens), latest)
 
     async def revoke(self, refresh_token: str) -> None:
         """Revoke a refresh token, if the provider supports that; raises CtllmError."""
@@ -180,22 +183,35 @@ class OidcLogin:
         if word == "invalid_grant":
             return Unauthorized("Your sign-in with the provider has ended. Sign in again.")
         known = word if _ERROR_WORD.fullmatch(word) else "without an OAuth error"
-        self._log.warn(
-            "The provider {name} refuses a request of this cloud: {status} {word}",
-            name=self._provider.name,
-            status=status,
-            word=known,
-        )
         return BadGateway(f"The provider responded with the status {status} ({known}).")
 
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        """Log the error that the body raises, at most once a minute: strangers can cause some."""
+        try:
+            yield
+        except (Unauthorized, BadGateway, ServiceUnavailable) as error:
+            if self._now() >= self._next_log:
+                self._next_log = self._now() + LOG_INTERVAL
+                self._log.warn(
+                    "A sign-in or renewal with the provider {name} failed: {error}",
+                    name=self._provider.name,
+                    error=error.message,
+                )
+            raise
 
-def _check_issuer(callback: Callback, metadata: ProviderMetadata) -> None:
-    """Raise LoginFailed unless the callback is of this provider (RFC 9207, section 2.4)."""
+
+def _check_callback(callback: Callback, metadata: ProviderMetadata) -> None:
+    """Raise LoginFailed unless the callback has a code of this provider (RFC 9207, section 2.4)."""
     is_required = metadata.authorization_response_iss_parameter_supported
     if callback.iss and callback.iss != metadata.issuer:
         raise LoginFailed(LoginError.FAILED, "The callback is of another provider.")
     if is_required and not callback.iss:
         raise LoginFailed(LoginError.FAILED, "The callback does not say of which provider it is.")
+    if callback.error:
+        raise callback_error(callback.error)
+    if not callback.code:
+        raise LoginFailed(LoginError.FAILED, "The callback has no code.")
 
 
 def _require(endpoint: str, name: str) -> str:

@@ -97,6 +97,14 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(parse_qs(urlsplit(url).query)["tenant"], ["a"])
         self.assertEqual(parse_qs(urlsplit(url).query)["audience"], ["an api"])
 
+    def test_google_needs_its_own_parameters_for_a_refresh_token(self) -> None:
+        for issuer in ("https://accounts.google.com", "https://accounts.google.com/"):
+            client = OAuthClient(issuer, "page", "https://c", "openid")
+            for fresh, prompt in ((False, "consent"), (True, "select_account consent")):
+                url = authorization_url("https://idp/authorize", client, TRANSACTION, fresh)
+                query = parse_qs(urlsplit(url).query)
+                self.assertEqual((query["access_type"], query["prompt"]), (["offline"], [prompt]))
+
     def test_a_public_client_sends_its_id_and_the_verifier(self) -> None:
         headers, body = form_request(CLIENT, code_parameters(CLIENT, TRANSACTION, "the code"), None)
         self.assertNotIn(b"Authorization", dict(headers))
