@@ -17,9 +17,14 @@ import pytest_twisted
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
+from tests.e2e.certificates import CertificateAuthority
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.oidc_provider import (
     API,
@@ -600,6 +605,59 @@ async def test_a_provider_that_lies_authenticates_nobody_and_disturbs_nobody(
     assert "Traceback" not in cloud.output, cloud.output
     status, _, body = await cluster.request("GET", "/health")
     assert (status, json.loads(body)["status"]) == (200, "ok")
+
+
+class HttpsIssuer(Resource):
+    """An issuer on https with a key of its own, which is the only page that it has."""
+
+    isLeaf = True
+
+    def __init__(self, certificates: Path, host: str) -> None:
+        super().__init__()
+        self.key = rsa.generate_private_key(65537, 2048)
+        pems = str(certificates / "key.pem"), str(certificates / "cert.pem")
+        context = DefaultOpenSSLContextFactory(*pems)
+        listener: Any = reactor
+        self.port = listener.listenSSL(0, Site(self), context, interface="127.0.0.1")
+        self.url = f"https://{host}:{self.port.getHost().port}"
+
+    def render_GET(self, request: Any) -> bytes:
+        if request.path.decode() == DISCOVERY:
+            return json.dumps({"issuer": self.url, "jwks_uri": f"{self.url}{JWKS}"}).encode()
+        public = jwt.get_algorithm_by_name("RS256").to_jwk(self.key.public_key(), as_dict=True)
+        return json.dumps({"keys": [{**public, "kid": "a"}]}).encode()
+
+    def token(self) -> str:
+        now = int(time.time())
+        claims = {"iss": self.url, "sub": "ada", "aud": "api", "iat": now, "exp": now + 300}
+        return jwt.encode(claims, self.key, "RS256", {"kid": "a"})
+
+    def table(self, name: str) -> str:
+        keys = f'issuer = "{self.url}"\nclient_id = "a"\naudience = "api"\n'
+        return f"[cloud.providers.{name}]\n{keys}"
+
+
+@ensureDeferred
+async def test_the_keys_of_an_https_issuer_need_a_trusted_certificate_of_its_name(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    own = CertificateAuthority("trusted authority").issue(tmp_path / "own")
+    other = CertificateAuthority("another authority").issue(tmp_path / "other")
+    good = HttpsIssuer(own, "127.0.0.1")
+    misnamed = HttpsIssuer(own, "localhost")
+    untrusted = HttpsIssuer(other, "127.0.0.1")
+    cluster.ports += [each.port for each in (good, misnamed, untrusted)]
+    tables = (good.table("good"), misnamed.table("misnamed"), untrusted.table("untrusted"))
+    configure(cluster, *tables)
+    cluster.extra_environment["SSL_CERT_FILE"] = str(own / "ca.pem")
+    cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
+    for issuer, expected in ((good, 200), (misnamed, 503), (untrusted, 503)):
+        status, _, body = await cluster.request("GET", SESSION, token=issuer.token())
+        assert status == expected, (body, cloud.output)
+    for name in ("misnamed", "untrusted"):
+        assert f"The keys of the provider {name} cannot be fetched: " in cloud.output
+    assert "certificate verify failed" in cloud.output, cloud.output
+    assert "Traceback" not in cloud.output
 
 
 # -- the list for clients

@@ -1,7 +1,6 @@
 """The TokenVerifier of provider tokens.
 
-Grants are not cached: a cached one would outlive a retired key, and the signature of a token takes
-a twentieth of a millisecond to verify.
+Grants are not cached: a cached one would outlive a retired key. To verify a token takes 0.15 ms.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ class CheckTests(SynchronousTestCase):
         self.accepted(iat=NOW + LEEWAY, nbf=NOW + LEEWAY)
         self.accepted(exp=NOW - LEEWAY + 1)
         self.assertIn("not valid yet", self.refused(iat=NOW + LEEWAY + 1))
+        self.assertIn("not valid yet", self.refused(iat=NOW + LEEWAY + 1, nbf=NOW))
         self.assertIn("not valid yet", self.refused(nbf=NOW + LEEWAY + 1))
         self.assertIn("has expired", self.refused(exp=NOW - LEEWAY))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jwt
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.identity.oidc.key_set import MAX_KEYS, PublicKey, parse_key_set, select_keys
@@ -90,6 +91,14 @@ class KeySetTests(SynchronousTestCase):
         ):
             self.assertIsNone(only(key), key)
         self.assertEqual(len(parse_key_set(key_set(private, jwk(ec_key())))), 1)
+
+    def test_a_key_that_is_published_with_its_private_part_is_left_out(self) -> None:
+        """Everybody can sign with it."""
+        for key, name in ((rsa_key(), "RS256"), (ec_key(), "ES256"), (ed_key(), "EdDSA")):
+            whole = jwt.get_algorithm_by_name(name).to_jwk(key, as_dict=True)
+            found = {**whole, "kid": "k1", "key_ops": ["sign", "verify"]}
+            self.assertIsNone(only(found), name)
+            self.assertIsNotNone(only(jwk(key)))
 
     def test_a_key_that_takes_long_to_compute_with_is_left_out(self) -> None:
         number = "_" * (16384 // 6)

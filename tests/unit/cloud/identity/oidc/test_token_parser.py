@@ -70,6 +70,8 @@ class ParseTests(SynchronousTestCase):
 
     def test_refuses_what_is_too_long_or_not_base64url(self) -> None:
         self.refused("e" * (MAX_TOKEN_SIZE + 1))
+        parse_token(sign(name="x" * 5000))
+        self.refused(sign(name="x" * 6000))  # in base64url it is longer than the limit
         head, claims, signature = sign().split(".")
         for token in (
             "",
