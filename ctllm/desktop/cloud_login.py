@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from secrets import token_hex
 
 from ctllm.desktop.cloud_client import CloudClient
@@ -56,7 +57,13 @@ async def log_in_with_provider(
         tokens = LoginSecrets(
             token.refresh_token, grant.tokens.refresh_token, grant.tokens.expires_at
         )
-        await change.save(login, tokens, keep_keys_of_same_user(login))
+        try:
+            await change.save(login, tokens, keep_keys_of_same_user(login))
+        except CtllmError as error:
+            # Nobody has these tokens. If they cannot be revoked either, they expire unused.
+            with suppress(CtllmError):
+                await end_session(login, tokens, client_factory, oauth)
+            raise error
     await _end_replaced(replaced, login, client_factory, oauth, warn)
     return login
 

@@ -9,6 +9,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
+from ctllm.desktop.credential_file import CredentialFile
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from tests.e2e.cluster import Cluster, wait_until
@@ -68,7 +69,7 @@ async def test_a_hostile_cloud_cannot_control_the_terminal_or_exhaust_memory(
     assert "is not that of a ctllm cloud" in (await log_in())[1]
     cloud.response = (200, b" " * 50_000_000, ())
     assert "exceeds" in (await log_in())[1]
-    assert not (cluster.state_dir("alice") / "desktop").exists()
+    assert CredentialFile(cluster.state_dir("alice")).load().login is None
 
     cloud.set_json_response(200, TOKEN)
     assert (await log_in())[0] == 0
@@ -79,6 +80,6 @@ async def test_a_hostile_cloud_cannot_control_the_terminal_or_exhaust_memory(
         "desktop", "alice", f"--ollama-host=127.0.0.1:{free_port()}", "--desktop-listen=off"
     )
     await wait_until(
-        lambda: "Cloud connection: not connected: no" in desktop.output, "the reason in the log"
+        lambda: "Cloud connection: not logged in: no" in desktop.output, "the reason in the log"
     )
     assert desktop.output.replace("\n", "").replace("\t", "").isprintable()

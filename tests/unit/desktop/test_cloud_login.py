@@ -24,7 +24,14 @@ from ctllm.desktop.login_secrets import LoginSecrets
 from ctllm.desktop.login_store import open_login_store
 from ctllm.desktop.oauth.tokens import FormRequest, ProviderTokens
 from ctllm.desktop.provider_login import ProviderGrant
-from ctllm.errors import BadGateway, BadRequest, CtllmError, UserDisabled
+from ctllm.desktop.secret_store import PlainFileStore
+from ctllm.errors import (
+    BadGateway,
+    BadRequest,
+    CtllmError,
+    SecretStoreUnavailable,
+    UserDisabled,
+)
 from tests.unit.desktop.oauth.provider_values import METADATA, PROVIDER, jwt
 
 CLOUD = "https://cloud.example"
@@ -61,6 +68,11 @@ class FakeServers:
     async def post(self, request: FormRequest) -> tuple[int, bytes]:
         self.revoked.append(parse_qs(request.body.decode())["token"][0])
         return self.status, b""
+
+
+async def refuse(*_: object, **__: object) -> None:
+    """Store nothing."""
+    raise SecretStoreUnavailable("The disk is full.")
 
 
 class CloudLoginTests(SynchronousTestCase):
@@ -143,6 +155,16 @@ class CloudLoginTests(SynchronousTestCase):
         self.failureResultOf(self.log_in("bob"), UserDisabled)
         self.assertEqual(self.logins.file.load().login, login)
         self.assertEqual((self.servers.ended, self.servers.revoked), ([], []))
+
+    def test_tokens_that_cannot_be_stored_are_revoked(self) -> None:
+        self.successResultOf(self.log_in())
+        self.patch(PlainFileStore, "set", refuse)
+        self.failureResultOf(self.log_in("bob"), SecretStoreUnavailable)
+        self.assertEqual(self.servers.ended, ["session-of-bob"])
+        self.assertEqual(self.servers.revoked, ["refresh-of-bob"])
+        login = self.logins.file.load().login
+        assert login is not None
+        self.assertEqual(login.user_name, "ada")
 
     def test_logout_ends_the_session_and_revokes_the_token(self) -> None:
         self.successResultOf(self.log_in())
