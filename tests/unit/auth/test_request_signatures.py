@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from base64 import b64encode
 
+from hypothesis import given
+from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_add
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -136,6 +138,17 @@ class RequestSignatureTests(SynchronousTestCase):
             credentials = f"{b64encode(point).decode()}:{zeros}"
             error = self.assertRaises(Unauthorized, verify, credentials)
             self.assertIn("weak", error.message)
+
+    @given(st.text(max_size=200) | st.builds("{}:{}".format, st.text(), st.text()), st.binary())
+    def test_anything_else_is_refused_with_one_error(self, credentials: str, query: bytes) -> None:
+        for each in (query, QUERY):
+            self.assert_refused(credentials, query=each)
+
+    @given(st.integers(0, 156), st.characters(codec="latin-1"))
+    def test_a_changed_character_is_refused(self, position: int, character: str) -> None:
+        changed = self.good[:position] + character + self.good[position + 1 :]
+        if changed != self.good:
+            self.assert_refused(changed)
 
     def test_no_secret_is_in_the_representation(self) -> None:
         signature = parse_request_signature(self.good, QUERY)
