@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
@@ -395,6 +396,24 @@ async def test_a_refresh_token_that_was_used_elsewhere_ends_the_login_once(acme:
     assert again == said and await acme.refreshes() == 1
     await acme.log_in()
     assert await acme.renew(1, 1, 1000) == ["token True\n"]
+
+
+@ensureDeferred
+async def test_a_process_that_is_killed_during_a_renewal_blocks_no_other(acme: Acme) -> None:
+    await acme.log_in()
+    await acme.provider.forget_requests()
+    await acme.provider.answer(TOKEN_ENDPOINT, body="{" * 10_000, drip=1000)
+    renewing = Deferred.fromCoroutine(acme.renew(1, 1, 1000))
+
+    async def asked() -> bool:
+        return await acme.refreshes() == 1
+
+    await wait_until(asked, "the renewal to begin")
+    await acme.cluster.processes[-1].stop(signal.SIGKILL)
+    await renewing
+    await acme.provider.answer(TOKEN_ENDPOINT)
+    assert await acme.renew(2, 1, 1001) == ["token True\n"] * 2
+    assert await acme.refreshes() == 2
 
 
 @ensureDeferred
