@@ -107,7 +107,9 @@ def _add_users_command(parser: Parser) -> None:
 
 def _add_user(parser: Parser) -> None:
     parser.add_argument(
-        "user", metavar="USER", help="the name, or the id: the issuer, a bar and the subject"
+        "user",
+        metavar="USER",
+        help="the name or subject, or the id: the issuer, a bar and the subject",
     )
 
 

@@ -115,7 +115,7 @@ class UserAccounts:
         return list({user.id: user for user in reversed(users)}.values())
 
     def resolve(self, text: str) -> User:
-        """Return the user with this id or name.
+        """Return the user with this id, name or subject, which may be an e-mail address.
 
         An id has a bar, and may be that of a user of whom nothing is stored. Raises NotFound, and
         BadRequest with the ids if several users have the name.
@@ -123,7 +123,8 @@ class UserAccounts:
         users = self._all_users()
         if "|" in text:
             return next((user for user in users if user.id == text), None) or _user_of_id(text)
-        found = [user for user in users if user.name.casefold() == text.casefold()]
+        found = [user for user in users if text.casefold() == user.name.casefold()]
+        found += [user for user in users if text == user.subject and user not in found]
         if not found:
             raise NotFound(
                 f"No user is called {text}. `ctllm users` lists those who have signed in. For "

@@ -219,7 +219,8 @@ class GatewayCase(SynchronousTestCase):
         self.active_requests = ActiveRequests()
         self.provider = FakeProvider()
         self.provider_renewal = FakeProviderRenewal()
-        self.machines = Machines(directory.subdirectory("machines"), now)
+        self.machines_dir = directory.subdirectory("machines")
+        self.machines = Machines(self.machines_dir, now)
         self.machine_requests = MachineRequests(now)
         self.client_address = "192.0.2.7"
         self.compose()

@@ -6,9 +6,11 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import Deferred
 
 from ctllm.auth.api_keys import generate_key, record_key
+from ctllm.auth.request_signatures import PublicKey
 from ctllm.cloud.access_enforcer import TUNNEL_GRACE
 from ctllm.cloud.gateway import REVOKED_TUNNEL_GRACE
 from ctllm.cloud.identity import (
@@ -18,7 +20,7 @@ from ctllm.cloud.identity import (
     Revocations,
     User,
 )
-from ctllm.errors import ProxyUnavailable, ServiceUnavailable, Unauthorized
+from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable, Unauthorized
 from ctllm.http.message.head import ResponseHead
 from tests.unit.cloud.gateway_case import (
     ALL_SCOPES,
@@ -331,6 +333,46 @@ class EndedSessionTests(EnforcerCase):
         self.assertEqual(len(self.active_requests), 2)
         for stream in streams:
             self.assertEqual(stream.take_written(), b"")
+
+
+class EndedCredentialTests(EnforcerCase):
+    """What ends with a registered machine, which commands may remove."""
+
+    def test_a_machine_that_another_process_removes_ends_its_responses_alone(self) -> None:
+        _, access = self.log_in()
+        now = self.clock.seconds()
+        owner = AccessGrant(ANN, ALL_SCOPES, now + 60, now)
+        streams = []
+        for name in ("laptop", "phone"):
+            key = PublicKey(Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+            machine = self.machines.register(key, owner, name, frozenset({"use"}))
+            self.provider.answers[f"provider-{name}"] = machine.grant(key.id, now)
+            headers = {"Authorization": f"Bearer provider-{name}"}
+            streams.append(self.open_stream(**headers))
+        other = self.open_stream(**access)
+        self.poll()
+        self.assertEqual(len(self.active_requests), 3)
+        (self.machines_dir.path / f"{key.id}.json").unlink()
+        self.poll()
+        self.assert_ended(streams[1])
+        self.assertEqual((streams[0].take_written(), other.take_written()), (b"", b""))
+
+    def test_a_request_that_cannot_be_aborted_keeps_no_other_one_alive(self) -> None:
+        _, access = self.log_in()
+        streams = [self.open_stream(**access) for _ in range(3)]
+
+        def fail(error: CtllmError) -> None:
+            raise ZeroDivisionError
+
+        grant = self.successResultOf(
+            Deferred.fromCoroutine(self.issuer.verify(access["Authorization"][7:]))
+        )
+        self.active_requests.add(self.proxies.ensured[-1], grant, fail)
+        self.enforcer.end_access(ANN)
+        for stream in streams:
+            self.assert_ended(stream)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(self.active_requests), 0)
 
 
 class TunnelRenewalTests(EnforcerCase):

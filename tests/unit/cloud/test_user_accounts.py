@@ -113,6 +113,14 @@ class ResolveTests(UserAccountsCase):
         for user in (ANN, EVE, OTHER_EVE):
             self.assertEqual(accounts.resolve(user.id), user)
 
+    def test_accepts_a_subject_such_as_an_email_address(self) -> None:
+        accounts = self.accounts()
+        mail = User(ISSUER, "max@home.example", "Max")
+        self.known.record(mail)
+        self.assertEqual(accounts.resolve("max@home.example"), mail)
+        both = self.assertRaises(BadRequest, accounts.resolve, OTHER_EVE.subject)
+        self.assertIn(EVE.id, both.message)
+
     def test_an_ambiguous_name_is_refused_with_the_ids(self) -> None:
         error = self.assertRaises(BadRequest, self.accounts().resolve, "eve")
         self.assertIn(EVE.id, error.message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from ctllm.cloud.identity import (
     Authentication,
     ClientType,
@@ -107,6 +109,20 @@ class SessionsTests(StoreCase):
         refresh = self.sessions.create(AUTHENTICATION, "browser")
         self.assertEqual(self.sessions.remove_expired(), 1)
         self.sessions.renew(refresh)
+
+
+class UpgradeTests(StoreCase):
+    """Sessions that an earlier version stored."""
+
+    def test_a_session_without_tier_and_proof_goes_on(self) -> None:
+        sessions = Sessions(self.directory, self.now, days=2)
+        refresh = sessions.create(AUTHENTICATION, "desktop")
+        (file,) = self.files()
+        stored = json.loads(file.read_text())
+        del stored["tier"], stored["proof"]
+        file.write_text(json.dumps(stored))
+        session = Sessions(self.directory, self.now, days=2).renew(refresh)
+        self.assertEqual((session.user, session.tier, session.proof), (ALICE, "", None))
 
 
 class EndedSessionTests(StoreCase):
