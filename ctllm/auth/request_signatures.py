@@ -80,8 +80,8 @@ class RequestSignature:
         if abs(seconds) > CLOCK_TOLERANCE:
             raise Forbidden(
                 f"The request was signed {_describe_seconds(seconds)}, by the clock of this "
-                f"server. Signatures are valid for {CLOCK_TOLERANCE:.0f} seconds. Check the clock "
-                "of the machine that runs ollama."
+                f"server. Signatures are valid for {CLOCK_TOLERANCE:.0f} seconds. Check the clocks "
+                "of the machine that runs ollama and of this server."
             )
 
 
