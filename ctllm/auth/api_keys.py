@@ -37,7 +37,8 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `id` follows from the key; `salt` and `digest` are hexadecimal. `expires` is in epoch seconds,
     or None. A key with `models` may only use the models that match one of these patterns.
-    `requests_per_minute` is 0 without a limit. A field that a cloud does not know may be a
+    `requests_per_minute` is 0 without a limit. Both numbers are whole, and may be written as 60.0,
+    which is an integer of JSON Schema. A field that a cloud does not know may be a
     restriction, so the cloud refuses it.
     """
 
@@ -45,9 +46,9 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     scope: KeyScope = "use"
-    expires: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    expires: Annotated[float, Meta(ge=0, le=2**53, multiple_of=1)] | None = None
     models: Annotated[tuple[ModelPattern, ...], Meta(max_length=MAX_PATTERNS)] = ()
-    requests_per_minute: Annotated[int, Meta(ge=0, le=MAX_REQUESTS_PER_MINUTE)] = 0
+    requests_per_minute: Annotated[float, Meta(ge=0, le=MAX_REQUESTS_PER_MINUTE, multiple_of=1)] = 0
 
     def matches(self, key: str) -> bool:
         """Return whether this is the record of `key`, in a time that tells nothing about it."""

@@ -218,7 +218,7 @@ def _format_row(key: ApiKey, use: KeyUse | None, now: float) -> tuple[str, ...]:
         key.name,
         key.scope,
         ",".join(key.models) or "all",
-        f"{key.requests_per_minute}/min" if key.requests_per_minute else "-",
+        f"{key.requests_per_minute:.0f}/min" if key.requests_per_minute else "-",
         _format_time(key.created) if key.created else "-",
         "expired" if key.is_expired(now) else _format_time(key.expires) if key.expires else "never",
         _format_time(use.last_used) if use else "never",
@@ -226,7 +226,7 @@ def _format_row(key: ApiKey, use: KeyUse | None, now: float) -> tuple[str, ...]:
     )
 
 
-def _format_time(seconds: int) -> str:
+def _format_time(seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
     except (ValueError, OverflowError, OSError):
@@ -239,7 +239,7 @@ def _to_json(key: ApiKey, use: KeyUse | None) -> dict[str, Any]:
         "id": key.id,
         "scope": key.scope,
         "models": list(key.models),
-        "requests_per_minute": key.requests_per_minute or None,
+        "requests_per_minute": int(key.requests_per_minute) or None,
         "created": _iso(key.created or None),
         "expires": _iso(key.expires),
         "last_used": _iso(use.last_used if use else None),
@@ -248,7 +248,7 @@ def _to_json(key: ApiKey, use: KeyUse | None) -> dict[str, Any]:
     }
 
 
-def _iso(seconds: int | None) -> str | None:
+def _iso(seconds: float | None) -> str | None:
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
     except (ValueError, OverflowError, OSError):

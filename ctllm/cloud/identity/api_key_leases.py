@@ -226,5 +226,5 @@ def _grant_of(lease: _Lease, record: KeyRecord) -> AccessGrant:
         expires_at=expires,
         credential_id=f"{CREDENTIAL_PREFIX}{record.id}",
         models=record.models,
-        requests_per_minute=record.requests_per_minute,
+        requests_per_minute=int(record.requests_per_minute),
     )

@@ -64,12 +64,13 @@ class KeyRecordTests(SynchronousTestCase):
     def test_malformed_records_are_refused(self) -> None:
         good = msgspec.to_builtins(record_key("k"))
         decode_json(msgspec.json.encode(good), KeyRecord)
+        decode_json(msgspec.json.encode({**good, "requests_per_minute": 60.0}), KeyRecord)
         for change in (
             {"id": "A" * 16}, {"id": "a" * 15}, {"id": "a" * 16 + "\n"}, {"salt": "zz"},
             {"digest": "0" * 63}, {"digest": "0" * 64 + "\n"}, {"scope": "serve"}, {"expires": -1},
             {"expires": 2**60}, {"models": ["a"] * 17}, {"models": ["a b"]}, {"models": ["a\n"]},
             {"models": ["a" * 129]}, {"models": "a"}, {"requests_per_minute": -1},
-            {"requests_per_minute": 1.5}, {"addresses": ["127.0.0.1"]},
+            {"requests_per_minute": 1.5}, {"expires": 0.5}, {"addresses": ["127.0.0.1"]},
         ):  # fmt: skip
             body = msgspec.json.encode({**good, **change})
             self.assertRaises(InvalidJson, decode_json, body, KeyRecord)
