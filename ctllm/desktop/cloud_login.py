@@ -49,7 +49,7 @@ async def log_in_with_provider(
     """
     async with logins.exclusive() as change:
         replaced = await _load_if_readable(logins)
-        await change.prepare(may_prompt=True)
+        await change.prepare(is_attended=True)
         token = await client_factory(cloud_url).redeem_provider_token(grant.tokens.token)
         login = Login(
             cloud_url, token.user.id, token.user.name, token_hex(8), _login_provider(grant)

@@ -222,7 +222,7 @@ async def log_in(logins: LoginStore, client: CloudClient, invite: str) -> Login:
     The invite is not used up if the tokens could not be stored.
     """
     async with logins.exclusive() as change:
-        await change.prepare(may_prompt=True)
+        await change.prepare(is_attended=True)
         token = await client.redeem_invite(invite)
         login = Login(client.url, token.user.id, token.user.name, token_hex(8))
         tokens = LoginSecrets(token.refresh_token)

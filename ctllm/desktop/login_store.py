@@ -203,18 +203,28 @@ class LoginChange:
         self._stores = stores
         self._on_saved = on_saved
         self._prepared: SecretReference | None = None
+        self._is_attended = False
 
-    async def prepare(self, *, may_prompt: bool = False) -> None:
+    async def prepare(self, *, is_attended: bool = False) -> None:
         """Find out whether tokens can be stored, before something that can be used once is.
 
+        `is_attended` says that a person waits, who can answer a dialog, and is told where the
+        tokens are. Without one, they are not moved to a worse store because theirs is locked.
         Raises SecretStoreUnavailable or BadConfiguration.
         """
-        self._prepared = await self._choose(may_prompt)
+        self._is_attended = is_attended
+        self._prepared = await self._choose()
 
-    async def _choose(self, may_prompt: bool, without: Collection[str] = ()) -> SecretReference:
+    async def _choose(self, without: Collection[str] = ()) -> SecretReference:
         """Return a new name in a store. The file has it before the store does."""
-        hint = self._file.load().daemon_store
-        store = await self._stores.choose(hint, may_prompt=may_prompt, without=without)
+        known = self._file.load()
+        present = "" if known.secret is None or self._is_attended else known.secret.store
+        store = await self._stores.choose(
+            known.daemon_store,
+            may_prompt=self._is_attended and not without,
+            at_least=present,
+            without=without,
+        )
         reference = SecretReference(store.name, secrets.token_hex(16))
         self._file.update(lambda known: _with_unused(known, reference))
         return reference
@@ -236,20 +246,24 @@ class LoginChange:
 
     async def _store(self, encoded: str) -> SecretReference:
         """Store tokens under a new name; if one store fails, in the next that is configured."""
-        reference, self._prepared = self._prepared, None
+        reference, self._prepared = self._prepared or await self._choose(), None
         failed: list[str] = []
         while True:
-            if reference is None:
-                reference = await self._choose(False, failed)
             try:
                 await self._stores.by_name(reference.store).set(reference.name, encoded)
-            except SecretStoreUnavailable:
+            except SecretStoreUnavailable as error:
                 failed.append(reference.store)
-                if not self._stores.has_others(failed):
-                    raise
-                reference = None
+                reference = await self._choose_another(failed, error)
             else:
                 return reference
+
+    async def _choose_another(
+        self, failed: list[str], error: SecretStoreUnavailable
+    ) -> SecretReference:
+        try:
+            return await self._choose(failed)
+        except SecretStoreUnavailable:
+            raise error from None
 
     def _forget_unused(self, reference: SecretReference) -> None:
         self._file.update(lambda known: _without_unused(known, reference))

@@ -15,8 +15,10 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
+from ctllm.ipc.client import IpcClient
 from tests.e2e.cluster import BIN, ChildProcess, Cluster, wait_until
 from tests.e2e.keyring_session import KeyringSession
+from tests.e2e.test_provider_login import Acme
 
 KEY = b"a key that only the desktop's service has"
 
@@ -394,6 +396,49 @@ async def test_logins_at_the_same_moment_leave_one_login_with_its_own_token(
         return (status["state"], status["user"]) == ("connected", user)
 
     await wait_until(is_connected, "the desktop to be connected as that user")
+
+
+@ensureDeferred
+async def test_a_providers_tokens_rotate_in_the_keyring_and_wait_while_it_is_locked(
+    cluster: Cluster,
+) -> None:
+    """Each renewal replaces both tokens. A locked keyring moves them to no file."""
+    acme = await Acme.start(cluster, "--access-token-ttl-seconds=60")
+    session = KeyringSession(cluster)
+    await session.start_bus()
+    await session.start_keyring()
+    cluster.extra_environment = session.environment
+    await acme.provider.set_token_seconds(20)  # so that each renewal asks the provider
+    await acme.log_in()
+    desktop = Desktop(cluster)
+    desktop.state, desktop.environment = acme.state, session.environment
+    _, desktop.port = cluster.start_fake_ollama()
+    await desktop.connect()
+    names: set[str] = set()
+
+    def has_rotated() -> bool:
+        names.add(desktop.credentials["secret"]["name"])
+        return len(names) >= 3
+
+    with IpcClient(acme.state) as daemon:
+        await deferToThread(daemon.status, subscribe=True)  # so that it asks the cloud often
+        await wait_until(has_rotated, "two rotations", 90)
+        await session.lock()
+        await acme.provider.forget_requests()
+        names.clear()
+        failed = "keyring is locked"
+        await wait_until(lambda: failed in daemon.status().desktops_error, "a failed renewal", 90)
+        assert await acme.refreshes() == 0  # no token is used up that could not be stored
+        assert desktop.store == "keyring"
+        assert not (acme.state / "desktop" / "secrets.json").exists()
+        await session.keyring.stop()
+        await session.start_keyring()
+        names.clear()
+        await wait_until(has_rotated, "rotations again", 120)
+    await wait_until(lambda: not desktop.credentials["unused_secrets"], "old tokens to go")
+    assert len(await deferToThread(find_items, session.address)) == 1
+    assert desktop.files_with("provider_refresh") == []
+    assert (await desktop.status())["state"] == "connected"
 
 
 @ensureDeferred

@@ -33,26 +33,28 @@ class SecretStores:
         """Whether secrets in the store `another` should move to the store `one`."""
         return self._rank(one) < self._rank(another)
 
-    def has_others(self, names: Collection[str]) -> bool:
-        """Whether a store is configured that is not one of `names`."""
-        return not set(self._preferred) <= set(names)
-
     def _rank(self, name: str) -> int:
         return self._preferred.index(name) if name in self._preferred else len(self._preferred)
 
     async def choose(
-        self, hint: str = "", *, may_prompt: bool = False, without: Collection[str] = ()
+        self,
+        hint: str = "",
+        *,
+        may_prompt: bool = False,
+        at_least: str = "",
+        without: Collection[str] = (),
     ) -> SecretStore:
         """Return the store for a new secret: the first that can store it now.
 
         `hint` is the one that the daemon chose: it may reach fewer stores than a command does.
-        Those in `without` have failed.
+        `at_least` excludes those that are worse than this one. Those in `without` have failed.
         Where there is a choice, a store that needs a person is not chosen. Raises the
         SecretStoreUnavailable of the last one if there is none.
         """
         may_prompt = may_prompt and len(self._preferred) == 1
         failure: SecretStoreUnavailable | None = None
-        names = [name for name in self._preferred if name not in without]
+        worst = self._rank(at_least)
+        names = [name for name in self._preferred[: worst + 1] if name not in without]
         for name in sorted(names, key=lambda name: name != hint):
             store = self.by_name(name)
             try:

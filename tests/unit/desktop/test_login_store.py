@@ -225,6 +225,27 @@ class SaveTests(LoginStoreCase):
         self.assertEqual((len(self.first.secrets), len(self.second.secrets)), (0, 1))
         self.assertEqual(self.done(self.logins.load())[1], LoginSecrets("one"))
 
+    def test_a_locked_store_does_not_move_tokens_to_a_worse_one_unasked(self) -> None:
+        """Their renewal fails before anything is used up; a new login is told where it is."""
+        both = self.another_process("first", "second")
+        self.done(self.save(ANN, "one", both))
+        self.first.is_locked = True
+        self.refused(self.save(ANN, "two", both), SecretStoreUnavailable)
+        self.first.is_locked, self.first.fails_to_set = False, True
+        self.refused(self.save(ANN, "two", both), SecretStoreUnavailable)
+        self.assertEqual(self.second.secrets, {})
+
+        async def log_in() -> None:
+            async with both.exclusive() as change:
+                await change.prepare(is_attended=True)
+                await change.save(BOB, LoginSecrets("two"))
+
+        self.done(log_in())
+        self.assertEqual(len(self.second.secrets), 1)
+        self.first.fails_to_set = False
+        self.done(self.save(BOB, "three", both))
+        self.assertEqual((len(self.first.secrets), len(self.second.secrets)), (1, 0))
+
     def test_a_store_that_fails_though_it_could_store_is_followed_by_the_next(self) -> None:
         """An invite is used up by then."""
         self.first.fails_to_set = True
