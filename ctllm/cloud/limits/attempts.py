@@ -3,7 +3,8 @@
 After too many, a credential whose check costs cryptography is refused unseen, unless it was good
 before. What costs a look-up (API keys, invites, refresh tokens) is still looked up: all are random
 secrets that nobody can guess, and behind one address there may be an office. So somebody who floods
-the cloud does not lock out those who share the address, and costs it little.
+the cloud does not lock out those who share the address, and costs it little. Failed look-ups are
+counted apart: a program that sends an old API key again and again affects nobody else.
 """
 
 from __future__ import annotations
@@ -45,9 +46,13 @@ class AttemptLimiter:
         """Remember a credential that is good, or that the cloud has just issued."""
         self._known.put(_digest(credential), True, self._seconds() + KNOWN_FOR)
 
-    def failed(self, address: str) -> None:
-        """Count a failed attempt; raises RateLimited if there were too many before it."""
-        wait = self._failures.count(client_network(address), self._per_minute)
+    def failed(self, address: str, was_cheap: bool = False) -> None:
+        """Count a failed attempt; raises RateLimited if there were too many before it.
+
+        `was_cheap` tells that the check cost no cryptography.
+        """
+        client = client_network(address)
+        wait = self._failures.count(f"{client} cheap" if was_cheap else client, self._per_minute)
         if wait:
             raise _error(wait)
 

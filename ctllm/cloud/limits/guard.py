@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctllm.auth.api_keys import PREFIX
 from ctllm.cloud.audit import AuditLog, IdentityEvent
 from ctllm.cloud.identity import AccessGrant, User
-from ctllm.cloud.limits.attempts import AttemptLimiter
+from ctllm.cloud.limits.attempts import AttemptLimiter, is_costly
 from ctllm.cloud.metrics import Metrics
 from ctllm.errors import (
     CtllmError,
@@ -19,7 +19,7 @@ from ctllm.errors import (
     Unauthorized,
     UserDisabled,
 )
-from ctllm.http.credentials import presented_tokens
+from ctllm.http.credentials import presented_signature, presented_tokens
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.request import ServerRequest
 
@@ -74,7 +74,7 @@ class CredentialGuard:
     def _count_failure(self, request: ServerRequest, error: CtllmError) -> CtllmError:
         self._metrics.authentication_failed()
         try:
-            self._attempts.failed(request.client_address)
+            self._attempts.failed(request.client_address, _was_cheap(request.head))
         except RateLimited as limited:
             return limited
         return error
@@ -88,6 +88,13 @@ class CredentialGuard:
             credential="" if grant is None else grant.credential_id,
             reason=error.code,
         )
+
+
+def _was_cheap(head: RequestHead) -> bool:
+    """Whether the refused credentials of `head` cost no cryptography."""
+    is_sign_in = head.path.startswith(_SESSION_PATH)
+    is_signed = bool(presented_signature(head)) or any(map(is_costly, presented_tokens(head)))
+    return not is_sign_in and not is_signed
 
 
 def _event(head: RequestHead, grant: AccessGrant | None) -> IdentityEvent:

@@ -39,6 +39,13 @@ class AttemptLimiterTests(SynchronousTestCase):
         self.fail_often()
         self.assertRaises(RateLimited, self.attempts.admit, OFFICE, "good.to.ken")
 
+    def test_a_program_with_an_old_api_key_affects_nobody_else(self) -> None:
+        for _ in range(5):
+            self.attempts.failed(OFFICE, was_cheap=True)
+        self.assertRaises(RateLimited, self.attempts.failed, OFFICE, was_cheap=True)
+        self.attempts.admit(OFFICE, "a.b.c")
+        self.fail_often()
+
     def test_other_addresses_are_not_affected(self) -> None:
         self.fail_often()
         self.attempts.admit(OTHER, "a.b.c")

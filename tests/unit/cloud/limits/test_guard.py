@@ -83,6 +83,10 @@ class AttemptsAtTheGatewayTests(GatewayCase):
         self.assertEqual(self.get(FORGED), 401)
         self.assertIn(b"ctllm_authentication_failures_total 1.0", self.metrics.render_text()[1])
 
+    def test_old_api_keys_get_429_in_the_end_and_do_not_keep_others_out(self) -> None:
+        self.assertEqual([self.get(UNKNOWN_KEY) for _ in range(4)], [401, 401, 401, 429])
+        self.assertEqual(self.get(FORGED), 401)
+
     def test_several_bad_tokens_of_one_request_are_one_failure(self) -> None:
         self.get(FORGED, x_api_key=UNKNOWN_KEY, api_key="third")
         self.assertEqual([self.get(FORGED) for _ in range(3)], [401, 401, 429])
@@ -126,7 +130,7 @@ class AttemptsAtTheGatewayTests(GatewayCase):
             [(line["event"], line["reason"], line.get("user")) for line in lines],
             [("request.refused", "unauthenticated", None), ("key.refused", "unauthenticated", None),
              ("request.refused", "forbidden", hashed), ("login.refused", "unauthenticated", None),
-             ("session.renewal_refused", "rate_limit_exceeded", None)],
+             ("session.renewal_refused", "unauthenticated", None)],
         )  # fmt: skip
         self.assertEqual({line["address"] for line in lines}, {"192.0.2.0/24"})
         text = (self.audit_dir / AUDIT_FILE).read_text()
