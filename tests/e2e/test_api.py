@@ -27,7 +27,7 @@ METHODS = {"get", "put", "post", "patch", "delete"}
 @ensureDeferred
 async def test_the_api_matches_its_description(cluster: Cluster, tmp_path: Path) -> None:
     """All checks of schemathesis, with a connected desktop's token and a response to resume."""
-    cloud = await cluster.start_cloud()
+    cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
     _, ollama = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", ollama)
     token = await cluster.create_token(
