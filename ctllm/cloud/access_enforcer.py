@@ -14,11 +14,13 @@ from twisted.logger import Logger
 
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.identity import (
+    ISSUER,
     PROXY_PREFIX,
     AccessGrant,
     ApiKeyLeases,
     Authentication,
     DisabledUsers,
+    KnownUsers,
     LoginCodes,
     Revocations,
     Session,
@@ -26,6 +28,7 @@ from ctllm.cloud.identity import (
     User,
     user_hash,
 )
+from ctllm.cloud.identity.machines import CREDENTIAL_PREFIX
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.errors import CtllmError, Unauthorized
 
@@ -34,6 +37,31 @@ TUNNEL_GRACE = 600.0
 
 TUNNEL_POLL_INTERVAL = 5.0
 """Seconds between two polls for such tunnels."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfirmation:
+    """Refuses machines of a provider's user whom the provider has not confirmed for `seconds`.
+
+    Nothing renews a machine, as sessions are renewed: without this it would outlive the removal of
+    its user from the provider. `now` returns epoch seconds.
+    """
+
+    known_users: KnownUsers
+    now: Callable[[], float]
+    seconds: float
+
+    def check(self, grant: AccessGrant) -> None:
+        """Raise Unauthorized for the grant of a machine whose user has to sign in again."""
+        is_machine = grant.credential_id.startswith(CREDENTIAL_PREFIX)
+        if not is_machine or grant.user.issuer == ISSUER:
+            return
+        confirmed = max(grant.auth_time, self.known_users.confirmed_at(grant.user.id))
+        if self.now() >= confirmed + self.seconds:
+            raise Unauthorized(
+                "Your provider has not confirmed for a long time that you may sign in here. Sign "
+                "in on the page, and approve this machine again."
+            )
 
 
 @dataclass(frozen=True, slots=True)

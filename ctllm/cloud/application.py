@@ -15,6 +15,7 @@ from ctllm.cloud.access_enforcer import (
     TUNNEL_POLL_INTERVAL,
     AccessEnforcer,
     AccessRules,
+    MachineConfirmation,
 )
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.admin.api import admin_service
@@ -122,11 +123,12 @@ class CloudApplication(MultiService):
         )
         revocations.read_changes()  # before the first request
         disabled_users.read_changes()
+        confirmation = MachineConfirmation(known_users, now, settings.session_ttl_days * 86400)
         rules = AccessRules(
             revocations,
             disabled_users,
             sessions,
-            (machines.check_active, api_key_leases.check_active),
+            (machines.check_active, api_key_leases.check_active, confirmation.check),
         )
 
         provider_verifier = _create_provider_verifier(settings, reactor, metrics)
@@ -184,7 +186,9 @@ class CloudApplication(MultiService):
             self.invites,
             login_codes,
             sessions,
-            SessionRenewer(sessions, enforcer, provider_verifier, renewals, now=now),
+            SessionRenewer(
+                sessions, enforcer, provider_verifier, renewals, now, known_users.confirm
+            ),
             enforcer,
             known_users,
             audit,

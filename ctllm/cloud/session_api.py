@@ -184,6 +184,8 @@ class SessionApi:
         self._access.check_user(authentication.user, authentication.auth_time)
         refresh_token = self._sessions.create(authentication, client, proof)
         self._known_users.record(authentication.user, is_sign_in=True)
+        if proof is not None:
+            self._known_users.confirm(authentication.user)
         return refresh_token
 
     def _redeem(self, secret: str, client: ClientType) -> tuple[str, str]:

@@ -84,7 +84,8 @@ class SessionRenewer:
     """Renews sessions, and verifies the provider tokens that begin them.
 
     `verifier` and `provider_renewal` are None in a cloud without OpenID providers. `now` returns
-    epoch seconds.
+    epoch seconds. `record_consent` is called for a user of whom a provider says that the user may
+    sign in.
     """
 
     _log = Logger()
@@ -96,12 +97,14 @@ class SessionRenewer:
         verifier: ProviderTokenVerifier | None,
         provider_renewal: ProviderRenewal | None,
         now: Callable[[], float],
+        record_consent: Callable[[User], None] = lambda user: None,
     ) -> None:
         self._sessions = sessions
         self._access = access
         self._verifier = verifier
         self._provider_renewal = provider_renewal
         self._now = now
+        self._record_consent = record_consent
         self._asking: dict[str, Waiters[None]] = {}  # by the id of a session: one renewal for all
 
     async def verify_desktop(self, provider_token: str) -> tuple[Authentication, ProviderProof]:
@@ -266,6 +269,7 @@ class SessionRenewer:
         if grant.expires_at >= proof.expires_at:
             proof = replace(proof, expires_at=grant.expires_at)
             session = replace(session, user=grant.user, tier=grant.tier)
+            self._record_consent(session.user)
         self._sessions.renew(refresh_token, replace(session, proof=proof))
 
     def _end_access_of(self, user: User, refused: GroupNotAllowed) -> None:

@@ -191,6 +191,7 @@ class UserAccounts:
             "name": user.name,
             "first_seen": format_time(known.first_seen) if known else None,
             "last_seen": format_time(known.last_seen) if known else None,
+            "confirmed": format_time(known.confirmed) if known and known.confirmed else None,
             "disabled": self._disabled.is_disabled(self._hash_of(user.id)),
             "revoked_until": format_time(revoked) if revoked > 0 else None,
             "sessions": [_session_json(session) for session in mine],

@@ -28,11 +28,16 @@ _log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class KnownUser:
-    """A user who has signed in, and when: first, and last to within an hour (epoch seconds)."""
+    """A user who has signed in, and when: first, and last to within an hour (epoch seconds).
+
+    `confirmed` is when the user's OpenID provider said last, to within an hour, that the user may
+    sign in; 0 without a provider.
+    """
 
     user: User
     first_seen: float
     last_seen: float
+    confirmed: float = 0.0
 
 
 class KnownUsers:
@@ -53,6 +58,7 @@ class KnownUsers:
         self._instance_secret = instance_secret
         self._now = now
         self._recent: TtlCache[tuple[str, str], bool] = TtlCache(cache_size, now)
+        self._confirmed: TtlCache[str, float] = TtlCache(cache_size, now)  # by the id of the user
 
     def record(self, user: User, is_sign_in: bool = False) -> None:
         """Note that `user` was authenticated, or has signed in. A failure to store it is logged."""
@@ -74,6 +80,26 @@ class KnownUsers:
             seen = replace(known, user=user, last_seen=now)
             # If it was forgotten meanwhile, it stays so.
             self._directory.update(file, msgspec.json.encode(seen))
+
+    def confirm(self, user: User) -> None:
+        """Note that the provider of a known user says that the user may sign in."""
+        now, file = self._now(), self._file_of(user.id)
+        self._confirmed.put(user.id, now, now + WRITE_INTERVAL)
+        try:
+            known = self._read(file)
+            if known is not None and now - known.confirmed >= WRITE_INTERVAL:
+                self._directory.update(file, msgspec.json.encode(replace(known, confirmed=now)))
+        except CtllmError as error:
+            _log.warn("What a provider confirmed was not stored: {reason}", reason=error.message)
+
+    def confirmed_at(self, user_id: str) -> float:
+        """Return `KnownUser.confirmed` of the user, or 0."""
+        confirmed = self._confirmed.get(user_id)
+        if confirmed is None:
+            known = self.find(user_id)
+            confirmed = known.confirmed if known is not None else 0.0
+            self._confirmed.put(user_id, confirmed, self._now() + CHECK_INTERVAL)
+        return confirmed
 
     def find(self, user_id: str) -> KnownUser | None:
         """Return the user with this id, or None."""

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.api_keys import KeyRecord, generate_key, record_key
 from ctllm.auth.session_assertions import ISSUER
-from ctllm.cloud.access_enforcer import AccessEnforcer, AccessRules
+from ctllm.cloud.access_enforcer import AccessEnforcer, AccessRules, MachineConfirmation
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.audit import AUDIT_FILE, AuditLog
@@ -204,7 +204,8 @@ class GatewayCase(SynchronousTestCase):
         self.issuer = AccessTokenIssuer(self.key, now)
         self.revocations_dir = directory.subdirectory("revocations")
         self.revocations = Revocations(self.revocations_dir, INSTANCE_SECRET, now)
-        self.known_users = KnownUsers(directory.subdirectory("users"), INSTANCE_SECRET, now)
+        self.users_dir = directory.subdirectory("users")
+        self.known_users = KnownUsers(self.users_dir, INSTANCE_SECRET, now)
         self.disabled_dir = directory.subdirectory("disabled-users")
         self.disabled_users = DisabledUsers(self.disabled_dir, INSTANCE_SECRET, now)
         self.api_key_leases = ApiKeyLeases(now)
@@ -243,7 +244,11 @@ class GatewayCase(SynchronousTestCase):
             self.revocations,
             self.disabled_users,
             self.sessions,
-            (self.machines.check_active, self.api_key_leases.check_active),
+            (
+                self.machines.check_active,
+                self.api_key_leases.check_active,
+                MachineConfirmation(self.known_users, now, 30 * 86400).check,
+            ),
         )
         self.enforcer = AccessEnforcer(
             self.rules,
@@ -262,7 +267,14 @@ class GatewayCase(SynchronousTestCase):
             self.invites,
             self.login_codes,
             self.sessions,
-            SessionRenewer(self.sessions, self.enforcer, self.provider, self.provider_renewal, now),
+            SessionRenewer(
+                self.sessions,
+                self.enforcer,
+                self.provider,
+                self.provider_renewal,
+                now,
+                self.known_users.confirm,
+            ),
             self.enforcer if applies_revocations else LateAccess(self.enforcer),
             self.known_users,
             self.audit,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import Deferred
 
+from ctllm.auth.request_signatures import PublicKey
 from ctllm.cloud.audit import AUDIT_FILE, AuditEntry
-from ctllm.cloud.identity import MANAGE, SERVE, USE, AccessGrant, User
+from ctllm.cloud.identity import MANAGE, SERVE, USE, AccessGrant, KnownUsers, User
 from ctllm.cloud.session_renewer import RENEW_PROOF_BEFORE, RenewedConsent
 from ctllm.common.json_decoder import decode_json
 from ctllm.errors import BadGateway, GroupNotAllowed, Unauthorized, UserDisabled
 from ctllm.http.message.head import RequestHead
-from tests.unit.cloud.gateway_case import ANN, GatewayCase
+from tests.unit.cloud.gateway_case import ANN, INSTANCE_SECRET, GatewayCase
 
 ISSUER = "https://login.example/"
 EVE = User(ISSUER, "auth0|eve", "Eve")
@@ -184,6 +186,58 @@ class DesktopSessionTests(ProviderCase):
         self.assertEqual(self.send(asked, {}, Cookie=cookie), 401)
         self.assertEqual(self.renew(refresh, self.issue(tier="")), 200)
         self.assertEqual((self.send(asked, {}, Cookie=cookie), self.tier_of_token()), (200, ""))
+
+
+class MachineOfProviderTests(ProviderCase):
+    """A machine lasts while its user's provider confirms the user, in whatever session."""
+
+    def register(self, user: User) -> None:
+        now = self.clock.seconds()
+        owner = AccessGrant(user, frozenset({USE, MANAGE}), now + 60, now)
+        key = PublicKey(Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+        machine = self.machines.register(key, owner, "laptop", frozenset({USE}))
+        self.provider.answers["provider-machine"] = machine.grant(key.id, now)
+
+    def is_accepted(self) -> bool:
+        status = self.send("GET /api/tags", Authorization="Bearer provider-machine")
+        self.assertIn(status, (0, 401))
+        return status == 0
+
+    def test_it_ends_when_nobody_asks_the_provider_any_more(self) -> None:
+        """As when its user has left the group, and renews no session."""
+        self.log_in()
+        self.register(EVE)
+        self.clock.advance(30 * 86400 - 1)
+        self.assertTrue(self.is_accepted())
+        self.clock.advance(1)
+        self.assertFalse(self.is_accepted())
+        self.log_in(token="provider-2")
+        self.assertTrue(self.is_accepted())
+
+    def test_renewals_of_a_session_keep_it(self) -> None:
+        refresh = self.log_in()
+        self.register(EVE)
+        for _ in range(3):
+            self.clock.advance(20 * 86400)
+            self.assertEqual(self.renew(refresh, self.issue()), 200)
+            self.assertTrue(self.is_accepted())
+            self.known_users = KnownUsers(self.users_dir, INSTANCE_SECRET, self.clock.seconds)
+            self.compose()  # as a restarted cloud, which reads what was stored
+            self.assertTrue(self.is_accepted())
+
+    def test_renewals_of_another_user_do_not(self) -> None:
+        mallory = User(ISSUER, "mallory", "Eve")
+        refresh = self.log_in(user=mallory)
+        self.register(EVE)
+        self.clock.advance(20 * 86400)
+        self.assertEqual(self.renew(refresh, self.issue(mallory)), 200)
+        self.clock.advance(10 * 86400)
+        self.assertFalse(self.is_accepted())
+
+    def test_a_built_in_users_machine_needs_no_provider(self) -> None:
+        self.register(ANN)
+        self.clock.advance(400 * 86400)
+        self.assertTrue(self.is_accepted())
 
 
 class SessionAuditTests(ProviderCase):
