@@ -46,7 +46,7 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     scope: KeyScope = "use"
-    expires: Annotated[float, Meta(ge=0, le=2**53, multiple_of=1)] | None = None
+    expires: Annotated[float, Meta(ge=0, le=2**52, multiple_of=1)] | None = None
     models: Annotated[tuple[ModelPattern, ...], Meta(max_length=MAX_PATTERNS)] = ()
     requests_per_minute: Annotated[float, Meta(ge=0, le=MAX_REQUESTS_PER_MINUTE, multiple_of=1)] = 0
 
