@@ -46,6 +46,10 @@ class KeyUsageTests(SynchronousTestCase):
         self.usage.add([KeyUse(TWO, 1)], frozenset((TWO,)), 100)
         self.assertEqual(list(self.file.load()), [TWO])
 
+    def test_what_a_hostile_cloud_reports_of_other_keys_is_not_written(self) -> None:
+        self.usage.add([KeyUse("f" * 16, 1)], BOTH, 0)
+        self.assertFalse(self.file.path.exists())
+
     def test_counting_ends_at_a_limit_that_can_be_read_again(self) -> None:
         for now in (0, 100):
             self.usage.add([KeyUse(ONE, 1, "", MAX_REQUESTS)], BOTH, now)

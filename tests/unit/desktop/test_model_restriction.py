@@ -66,6 +66,7 @@ class RestrictionCase(TunnelPolicyCase):
         if isinstance(self.heard.outcome, CtllmError):
             for each in self.upstream.requests[before:]:
                 self.assertNotIn("end", each.calls)
+                self.assertIsInstance(each.calls[-1], CtllmError)
             return self.heard.outcome.message
         (upstream,) = self.upstream.requests[before:]
         self.assertEqual(upstream.calls[-1], "end")
@@ -198,6 +199,12 @@ class FormTests(RestrictionCase):
                 "POST /v1/audio/transcriptions", body, MULTIPART, cuts=tuple(range(1, len(body)))
             )
 
+    def test_refuses_a_boundary_that_does_not_begin_a_line(self) -> None:
+        """It looks as if it did where the text before it came alone."""
+        text = b"x" * 40
+        body = text + form((named("model"), "llama3"))
+        self.assert_refused(f"POST {FORMS[0]}", body, MULTIPART, cuts=(len(text),))
+
     def test_refuses_types_that_another_parser_may_read_differently(self) -> None:
         """As JSON the body has an allowed model; as a form, whose first lines do not count, not."""
         body = b'{"model": "llama3"}\r\n' + form((named("model"), "mistral"))
@@ -226,6 +233,7 @@ class OtherEndpointTests(RestrictionCase):
             self.use(**settings)
             for line in (
                 "GET /api/status", "HEAD /api/tags", "HEAD /v1/models", "OPTIONS /api/chat",
+                "OPTIONS /v1/models/llama3",
                 "POST /api/experimental/web_search", "POST /api/experimental/web_fetch",
                 "GET /api/experimental/model-recommendations", "HEAD /api/blobs/sha256:00",
                 "POST /api/blobs/sha256:00", "POST /api/me", "POST /api/future",
@@ -256,8 +264,9 @@ class OtherEndpointTests(RestrictionCase):
             for field in good:
                 if field != "system":
                     self.assert_refused(line, {**good, field: "mistral"}, **manage)
-            twice = json.dumps(good)[:-1] + f', "{next(iter(good))}": "mistral"}}'
-            self.assert_refused(line, twice.encode(), **manage)
+            for field in (next(iter(good)), next(iter(good)).upper()):
+                twice = json.dumps(good)[:-1] + f', "{field}": "mistral"}}'
+                self.assert_refused(line, twice.encode(), **manage)
             self.assert_refused(line, {}, **manage)
             self.assert_refused(line, {next(iter(good)): ["llama3"]}, **manage)
             self.assertNotEqual(self.send(line, b"[1]", **manage), "passed")
