@@ -90,6 +90,8 @@ class TunnelTests(GatewayCase):
             for origin in ("https://evil.example", "http://cloud.example.evil.example", "null"):
                 headers = {**self.UPGRADE, **self.bearer(), "Origin": origin}
                 self.assertEqual(self.send(f"GET {path}", **headers), 403, (path, origin))
+        both = {**self.UPGRADE, **self.bearer(), "Origin": FRIEND_ORIGIN, "origin": "null"}
+        self.assertEqual(self.send("GET /ws/tunnel", **both), 403)
         self.assertEqual(self.proxies.ensured, [])
 
     def test_a_session_cookie_opens_no_websocket(self) -> None:

@@ -49,7 +49,7 @@ KEY, OTHER_KEY = (generate_private_key(65537, 2048) for _ in range(2))
 
 def key_set() -> bytes:
     jwk = jwt.algorithms.RSAAlgorithm.to_jwk(KEY.public_key(), as_dict=True)
-    return json.dumps({"keys": [{**jwk, "kid": "k", "alg": "RS256"}]}).encode()
+    return json.dumps({"keys": [{**jwk, "kid": "k"}]}).encode()
 
 
 class FakeClient:
@@ -73,6 +73,12 @@ class FakeClient:
         status, answer = self.answers.pop(0)
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         return ResponseHead(status), data
+
+
+def id_claims() -> dict[str, Any]:
+    return {
+        "iss": ISSUER, "sub": "ada", "aud": "page", "iat": NOW, "exp": NOW + 300, "nonce": "nonce",
+    }  # fmt: skip
 
 
 def token(audience: str, key: RSAPrivateKey = KEY, **changes: Any) -> str:
@@ -143,6 +149,7 @@ class OidcLoginTests(SynchronousTestCase):
             token("page", OTHER_KEY, nonce="nonce"),
             token("page", nonce="nonce", iss="https://evil.example/"),
             token("page", nonce="nonce", exp=NOW - 60),
+            jwt.encode(id_claims(), KEY, "RS384", {"kid": "k"}),  # of the right key
             jwt.encode({"iss": ISSUER, "aud": "page", "nonce": "nonce"}, "s" * 32, "HS256"),
             jwt.encode({"iss": ISSUER, "aud": "page", "nonce": "nonce"}, "", "none"),
         ):
