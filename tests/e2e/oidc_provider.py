@@ -65,6 +65,8 @@ JWKS = "/.well-known/jwks.json"
 DISCOVERY = "/.well-known/openid-configuration"
 TOKEN_ENDPOINT = "/oauth/token"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+#: Seconds for Node to start and to generate a key, on a busy machine.
+START_TIMEOUT = 120.0
 CLIENT_SECRETS = {"installed": "not-confidential", "page": "page-secret"}
 
 
@@ -109,7 +111,7 @@ async def start_provider(
         found = re.search(r'^\{"port":.*\}$', process.output, re.M)
         return json.loads(found[0]) if found else None
 
-    control = (await wait_until(ready, "the provider"))["control"]
+    control = (await wait_until(ready, "the provider", START_TIMEOUT))["control"]
     return OidcProvider(process, port, control, path, audience)
 
 

@@ -7,7 +7,6 @@ import hmac
 import json
 import re
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +114,6 @@ def shared_providers(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
-@pytest_twisted.async_yield_fixture()
-async def providers(cluster: Cluster) -> AsyncIterator[ProviderCluster]:
-    """Providers and a cloud of one test, which may rotate keys and stop the provider."""
-    yield await start(cluster)
-
-
 def without_signature(token: str) -> str:
     return token.rpartition(".")[0]
 
@@ -133,11 +126,9 @@ def base64url(data: bytes) -> str:
 
 
 @ensureDeferred
-async def test_a_token_of_a_provider_reaches_the_models_of_its_user(
-    providers: ProviderCluster,
-) -> None:
+async def test_a_token_of_a_provider_reaches_the_models_of_its_user(cluster: Cluster) -> None:
     """The desktop is signed in at the same provider; the token is that of another program."""
-    cluster = providers.cluster
+    providers = await start(cluster)
     await start_desktop(providers, "ada")
     token = (await providers.acme.sign_in("ada", "another"))["access_token"]
     status, _, tags = await providers.get(token, "/api/tags")
@@ -397,8 +388,9 @@ async def test_refuses_huge_and_malformed_tokens(shared_providers: ProviderClust
 
 @ensureDeferred
 async def test_a_new_key_works_at_once_and_a_retired_one_within_seconds_no_longer(
-    providers: ProviderCluster,
+    cluster: Cluster,
 ) -> None:
+    providers = await start(cluster)
     old = await providers.token()
     await providers.user_of(old)
     await providers.acme.rotate_keys()
@@ -412,17 +404,19 @@ async def test_a_new_key_works_at_once_and_a_retired_one_within_seconds_no_longe
         assert status in (200, 401)
         return status == 401
 
-    await wait_until(is_refused, "the retired key to be refused", 25)
+    await wait_until(is_refused, "the retired key to be refused", 60)
     await providers.user_of(new)
 
 
 @ensureDeferred
-async def test_a_hundred_unknown_keys_do_not_delay_a_new_one(providers: ProviderCluster) -> None:
+async def test_a_hundred_unknown_keys_do_not_delay_a_new_one(cluster: Cluster) -> None:
     """They cost the provider one request at once, and one when the next is due."""
+    providers = await start(cluster)
     acme, staff = providers.acme, STAFF
     await providers.user_of(await providers.token())
     await acme.forget_requests()
     unknown = [await acme.mint(headers={"kid": f"made-up-{n}"}, **staff) for n in range(100)]
+    began = time.monotonic()
     assert (await providers.get(unknown[0]))[0] == 401, "one request is made at once"
     port = providers.cluster.cloud_port
     waiting = [RawClient(port).send_request("GET", SESSION, token) for token in unknown[1:]]
@@ -432,13 +426,13 @@ async def test_a_hundred_unknown_keys_do_not_delay_a_new_one(providers: Provider
         answer = await deferToThread(client.read_until, b"}}")
         assert answer.startswith(b"HTTP/1.1 401 "), answer
         client.socket.close()
-    assert len(await acme.requests(JWKS)) <= 3
+    regular = (time.monotonic() - began) / 10
+    assert len(await acme.requests(JWKS)) <= 2 + regular, "and those that nobody has forced"
 
 
 @ensureDeferred
-async def test_a_key_of_the_future_is_refused_until_it_is_published(
-    providers: ProviderCluster,
-) -> None:
+async def test_a_key_of_the_future_is_refused_until_it_is_published(cluster: Cluster) -> None:
+    providers = await start(cluster)
     future = await providers.acme.mint(
         key=rsa.generate_private_key(65537, 2048), headers={"kid": "key-2"}
     )
@@ -449,9 +443,8 @@ async def test_a_key_of_the_future_is_refused_until_it_is_published(
 
 
 @ensureDeferred
-async def test_many_first_tokens_cause_one_request_for_the_keys(
-    providers: ProviderCluster,
-) -> None:
+async def test_many_first_tokens_cause_one_request_for_the_keys(cluster: Cluster) -> None:
+    providers = await start(cluster)
     tokens = [await providers.token() for _ in range(5)]
     await providers.acme.set_delay(300)
     found = await gatherResults(
@@ -467,8 +460,9 @@ async def test_many_first_tokens_cause_one_request_for_the_keys(
 
 @ensureDeferred
 async def test_a_provider_that_is_down_is_503_at_first_and_nothing_once_its_keys_are_known(
-    providers: ProviderCluster,
+    cluster: Cluster,
 ) -> None:
+    providers = await start(cluster)
     ada, eve = await providers.token(), await providers.acme.mint(headers={"kid": "unknown"})
     guest = (await providers.other.sign_in("eve"))["access_token"]
     await providers.acme.stop()
@@ -498,7 +492,8 @@ async def test_a_provider_that_is_down_is_503_at_first_and_nothing_once_its_keys
 
 
 @ensureDeferred
-async def test_a_slow_provider_delays_only_its_first_users(providers: ProviderCluster) -> None:
+async def test_a_slow_provider_delays_only_its_first_users(cluster: Cluster) -> None:
+    providers = await start(cluster)
     ada = await providers.token()
     guest = (await providers.other.sign_in("eve"))["access_token"]
     await providers.acme.set_delay(1500)
@@ -664,7 +659,8 @@ async def test_the_keys_of_an_https_issuer_need_a_trusted_certificate_of_its_nam
 
 
 @ensureDeferred
-async def test_everybody_may_list_the_providers(providers: ProviderCluster) -> None:
+async def test_everybody_may_list_the_providers(cluster: Cluster) -> None:
+    providers = await start(cluster)
     status, _, body = await providers.cluster.request("GET", "/ctllm/providers")
     assert status == 200
     assert json.loads(body) == {

@@ -6,9 +6,12 @@ import json
 from typing import Any
 
 import jwt
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.identity.oidc.key_set import MAX_KEYS, PublicKey, parse_key_set, select_keys
+from ctllm.cloud.identity.oidc.metadata import parse_metadata
 from ctllm.cloud.identity.oidc.token_parser import parse_token
 from ctllm.errors import BadGateway
 from tests.unit.cloud.identity.oidc.tokens import ec_key, ed_key, jwk, key_set, rsa_key, sign
@@ -121,6 +124,30 @@ class KeySetTests(SynchronousTestCase):
             json.dumps({"keys": [{}] * (MAX_KEYS + 1)}).encode(),
         ):
             self.assertRaises(BadGateway, parse_key_set, body)
+
+
+#: Values of members of a JWK, most of them wrong.
+NAMES = "RSA EC OKP P-256 P-384 Ed25519 Ed448 RS256 ES256 EdDSA sig verify A AQAB ! é".split()
+VALUES: list[Any] = [*NAMES, None, 5, True, "", "\0", [], {}, "A" * 2000, "_" * 1400]
+MEMBERS = "kty crv n e x y d k alg use kid key_ops".split()
+CHANGES = st.dictionaries(st.sampled_from(MEMBERS), st.sampled_from(VALUES))
+
+
+class HostileKeySetTests(SynchronousTestCase):
+    @given(st.sampled_from([rsa_key, ec_key, ed_key]), CHANGES)
+    def test_no_key_raises_another_error(self, key: Any, changes: dict[str, Any]) -> None:
+        try:
+            found = parse_key_set(key_set({**jwk(key()), **changes}))
+        except BadGateway:
+            return
+        for each in found:
+            for algorithm in each.algorithms:
+                self.assertFalse(each.verifies(algorithm, b"signed", b"signature"))
+
+    @given(st.binary())
+    def test_no_response_raises_another_error(self, body: bytes) -> None:
+        self.assertRaises(BadGateway, parse_key_set, body)
+        self.assertRaises(BadGateway, parse_metadata, body, "https://login.example")
 
 
 class SelectTests(SynchronousTestCase):
