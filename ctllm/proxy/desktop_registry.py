@@ -151,9 +151,7 @@ class DesktopRegistry:
         if not max_desktops or (known is not None and known.socket is not None):
             return
         if sum(each.socket is not None for each in self._desktops.values()) >= max_desktops:
-            raise ProtocolViolation(
-                f"Your account may have {max_desktops} connected desktops. Disconnect another one."
-            )
+            raise ProtocolViolation(f"Your limit of desktops ({max_desktops}) is reached.")
 
     def _replace_connection(self, desktop: ConnectedDesktop, socket: ProxyWebSocket) -> None:
         older = desktop.socket

@@ -174,3 +174,22 @@ async def test_only_a_trusted_proxy_tells_the_address_of_its_client(cluster: Clu
         assert set(found) <= {401, 429}
     addresses = {each.get("address") for each in audit_records(cluster)}
     assert addresses == {"127.0.0.0/24", "203.0.113.0/24"}
+
+
+@ensureDeferred
+async def test_a_flood_from_many_networks_fills_neither_memory_nor_the_disk(
+    cluster: Cluster,
+) -> None:
+    """Each IPv6 network has its own limit, and all of them few lines in the audit log."""
+    await cluster.start_cloud("--failed-logins-per-minute=2")
+    for each in range(300):
+        address = {"X_Forwarded_For": f"2001:db8:{each:x}::1"}
+        assert await statuses(cluster, "127.0.0.1", FORGED, 1, **address) == {401: 1}
+    same = [{"X_Forwarded_For": f"2001:db8:ffff:1::{each}"} for each in range(3)]
+    found = [await statuses(cluster, "127.0.0.1", FORGED, 1, **address) for address in same]
+    assert found == [{401: 1}, {401: 1}, {429: 1}]
+    lines = [each for each in audit_records(cluster) if each["event"] == "request.refused"]
+    assert 120 <= len(lines) <= 245, len(lines)
+    assert {each["address"] for each in lines if "address" in each} <= {
+        f"2001:db8:{each:x}::/48" for each in range(300)
+    }
