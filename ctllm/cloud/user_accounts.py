@@ -7,7 +7,8 @@ even if the rest fails.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from ctllm.cloud.identity import (
     ISSUER,
     DisabledUsers,
     Invites,
+    KnownUser,
     KnownUsers,
     Machines,
     PrivateDirectory,
@@ -86,17 +88,18 @@ class UserAccounts:
 
     def list_all(self) -> list[UserAccount]:
         """Return the users of whom something is stored, by name. Reads every file."""
-        sessions = [session for session in self._sessions.list_all() if self._is_active(session)]
         known = {each.user.id: each for each in self._known.list_all()}
+        stored = self._sessions.list_all()
+        active = Counter(each.user.id for each in stored if self._is_active(each))
         accounts = []
-        for user in self._all_users():
+        for user in self._all_users(known.values(), stored):
             seen = known.get(user.id)
             accounts.append(
                 UserAccount(
                     user,
                     seen.first_seen if seen else 0.0,
                     seen.last_seen if seen else 0.0,
-                    sum(session.user.id == user.id for session in sessions),
+                    active[user.id],
                     self._disabled.is_disabled(self._hash_of(user.id)),
                 )
             )
@@ -106,10 +109,10 @@ class UserAccounts:
         is_revoked = self._revocations.is_revoked(session.user, session.auth_time)
         return self._now() < session.expires and not is_revoked
 
-    def _all_users(self) -> list[User]:
+    def _all_users(self, known: Iterable[KnownUser], sessions: Iterable[Session]) -> list[User]:
         """Return each user of whom something is stored, once."""
-        users = [each.user for each in self._known.list_all()]
-        users += [session.user for session in self._sessions.list_all()]
+        users = [each.user for each in known]
+        users += [session.user for session in sessions]
         users += [machine.user for machine in self._machines.list_all()]
         users += [User(ISSUER, invite.name, invite.name) for invite in self._invites.list_all()]
         return list({user.id: user for user in reversed(users)}.values())
@@ -120,7 +123,7 @@ class UserAccounts:
         An id has a bar, and may be that of a user of whom nothing is stored. Raises NotFound, and
         BadRequest with the ids if several users have the name.
         """
-        users = self._all_users()
+        users = self._all_users(self._known.list_all(), self._sessions.list_all())
         if "|" in text:
             return next((user for user in users if user.id == text), None) or _user_of_id(text)
         found = [user for user in users if text.casefold() == user.name.casefold()]
