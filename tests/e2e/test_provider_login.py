@@ -19,6 +19,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from ctllm.desktop.credential_file import CredentialFile, Login
+from ctllm.desktop.login_store import open_login_store
 from ctllm.errors import CtllmError
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
@@ -145,9 +146,10 @@ task.react(lambda _: defer.Deferred.fromCoroutine(main()))
 """
 
 
-@pytest_twisted.async_yield_fixture()
-async def acme(cluster: Cluster) -> Any:
-    yield await Acme.start(cluster)
+@pytest_twisted.async_fixture()
+async def acme(cluster: Cluster) -> Acme:
+    """A cloud with a provider that has the device grant, and nobody logged in."""
+    return await Acme.start(cluster)
 
 
 # -- the device grant
@@ -383,9 +385,8 @@ async def test_fifty_tasks_of_one_process_renew_with_one_refresh(acme: Acme) -> 
 async def test_a_refresh_token_that_was_used_elsewhere_ends_the_login_once(acme: Acme) -> None:
     """What remains of a crash between the provider's answer and its storage."""
     await acme.log_in()
-    secrets = json.loads((acme.state / "desktop" / "secrets.json").read_text())
-    [stolen] = [json.loads(each)["provider_refresh"] for each in secrets.values()]
-    status, _ = await acme.provider.refresh(stolen)
+    _, secrets = await open_login_store(acme.state, reactor).load()
+    status, _ = await acme.provider.refresh(secrets.provider_refresh_token)
     assert status == 200
     await acme.provider.forget_requests()
     [said] = await acme.renew(1, 3, 1000)
