@@ -438,7 +438,7 @@ async def test_the_command_reports_errors_on_one_line(cluster: Cluster) -> None:
     state = f"--state-dir={cluster.state_dir('nowhere')}"
     for arguments, words in [
         (["invite", "alice"], "no cloud has run"),
-        (["login", "https://example.org/"], "ctllm invite NAME"),
+        (["login", "http://example.org/"], "--insecure-http"),
         (["login"], "ctllm login -"),
         (["keys", "add", "app"], "ctllm login"),
         (["connect"], "ctllm login"),
@@ -488,7 +488,7 @@ async def test_the_help_of_a_role_lists_its_options_and_examples(
     [
         ("", ("invite", "login", "logout", "keys", "connect", "--state-dir", "--config")),
         ("invite", ("NAME", "once", "ctllm login")),
-        ("login", ("LINK", "ctllm invite NAME")),
+        ("login", ("CLOUD", "ctllm invite NAME")),
         ("logout", ("usage: ctllm", "three minutes")),
         ("connect", ("usage: ctllm", "API key")),
         ("keys", ("add", "rm", "ls")),
