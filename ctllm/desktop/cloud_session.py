@@ -34,6 +34,8 @@ from ctllm.reactor.interfaces import Clock
 RENEW_BEFORE_EXPIRY = 60.0
 #: Seconds before its expiry until which a token is used while there is no other one.
 LAST_USE_BEFORE_EXPIRY = 5.0
+#: Seconds for which the cloud is not asked again after it has refused a disabled user.
+REFUSAL_PAUSE = 30.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class CloudSession:
         self._client_factory = client_factory
         self._clock = clock
         self._tokens: dict[str, _AccessToken] = {}  # by scope
+        self._refusal = ("", "", 0.0)  # of a login by the cloud, until a time of the clock
         self._loaded_version = -1
         self._read_error = ""
         self._credentials = Credentials("")
@@ -135,6 +138,9 @@ class CloudSession:
         """
         if token := self._known_token(scope, RENEW_BEFORE_EXPIRY):
             return token
+        login_id, refusal, until = self._refusal
+        if login_id == self.login.id and self._now < until:
+            raise Unauthorized(refusal)
         try:
             return await self._renew(scope)
         except Unauthorized:
@@ -192,7 +198,9 @@ class CloudSession:
         except ProviderTokenRequired:
             raise
         except UserDisabled as error:
-            raise Unauthorized(error.message) from error  # the session goes on once it is enabled
+            # The session goes on once the user is enabled.
+            self._refusal = login.id, error.message, self._now + REFUSAL_PAUSE
+            raise Unauthorized(error.message) from error
         except (Unauthorized, Forbidden) as error:
             if login.provider is None:
                 raise Unauthorized(error.message) from error

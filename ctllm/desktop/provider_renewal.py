@@ -122,7 +122,7 @@ class ProviderRenewal(Service):
         self._is_consuming = False  # a refresh token is sent, and its successor not yet stored
         self._failures = self._rejections = 0
         self._retry_at = 0.0
-        self._last_error = ""
+        self._last_error, self._was_refused = "", False
         self._login_id = ""  # to which the failures belong
 
     def is_due(self, secrets: LoginSecrets) -> bool:
@@ -144,7 +144,7 @@ class ProviderRenewal(Service):
             self._login_id, self._rejections = login.id, 0
             self._succeeded()
         if self._last_error and self._clock.seconds() < self._retry_at:
-            raise BadGateway(self._last_error)
+            raise (Unauthorized if self._was_refused else BadGateway)(self._last_error)
         waiting = self._waiters.wait()
         if self._running is None:
             self._running = Deferred.fromCoroutine(self._renew(login, secrets))
@@ -288,12 +288,12 @@ class ProviderRenewal(Service):
 
     def _succeeded(self) -> None:
         self._failures = 0
-        self._last_error = ""
+        self._last_error, self._was_refused = "", False
 
     def _failed(self, error: CtllmError) -> None:
         delay = min(FIRST_RETRY_DELAY * 2 ** min(self._failures, 10), MAX_RETRY_DELAY)
         self._failures += 1
-        self._last_error = error.message
+        self._last_error, self._was_refused = error.message, isinstance(error, Unauthorized)
         self._retry_at = self._clock.seconds() + delay
 
 

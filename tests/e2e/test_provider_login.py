@@ -445,6 +445,20 @@ async def test_a_revoked_grant_is_shown_as_logged_out_and_asks_nobody(cluster: C
 
 
 @ensureDeferred
+async def test_a_user_who_is_disabled_is_logged_out_until_they_are_enabled(acme: Acme) -> None:
+    await acme.log_in()
+    desktop = await acme.start_desktop()
+    assert acme.login is not None
+    await acme.cluster.run_ctllm("cloud", "users", "disable", acme.login.user_id)
+    await wait_until(lambda: "Cloud connection: not logged in" in desktop.output, "the end", 60)
+    process = acme.cluster.start_process("status", "ctllm", f"--state-dir={acme.state}", "status")
+    assert await process.exited == 4
+    assert "Not logged in: An administrator has disabled your account" in process.output
+    await acme.cluster.run_ctllm("cloud", "users", "enable", acme.login.user_id)
+    assert await acme.renew(1, 1, 1) == ["token True\n"]
+
+
+@ensureDeferred
 async def test_a_provider_that_is_down_for_a_while_disconnects_nobody(cluster: Cluster) -> None:
     acme = await Acme.start(cluster, "--access-token-ttl-seconds=60")
     await acme.provider.set_token_seconds(110)  # so that each renewal asks the provider

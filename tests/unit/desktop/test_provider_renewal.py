@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.cloud_client import TokenResponse, UnexplainedRefusal, User
-from ctllm.desktop.cloud_session import RENEW_BEFORE_EXPIRY, CloudSession
+from ctllm.desktop.cloud_session import REFUSAL_PAUSE, RENEW_BEFORE_EXPIRY, CloudSession
 from ctllm.desktop.credential_file import CredentialFile, Login, LoginProvider
 from ctllm.desktop.login_secrets import LoginSecrets
 from ctllm.desktop.login_store import LoginStore, open_login_store
@@ -373,7 +373,15 @@ class DisabledUserTests(RenewalCase):
         self.cloud.error = UserDisabled("The user is disabled.")
         self.assertIn("The user is disabled.", self.fails(Unauthorized))
         self.cloud.error = None
+        self.clock.advance(REFUSAL_PAUSE)
         self.assertTrue(self.successResultOf(self.token()))
+
+    def test_the_cloud_is_asked_rarely_meanwhile(self) -> None:
+        self.cloud.error = UserDisabled("The user is disabled.")
+        for _ in range(300):
+            self.assertIn("The user is disabled.", self.fails(Unauthorized))
+            self.clock.advance(1)
+        self.assertLessEqual(len(self.cloud.requests), 10)
 
     def test_the_providers_tokens_are_not_lost_meanwhile(self) -> None:
         self.pass_hours()
