@@ -91,6 +91,21 @@ class AuditFileTests(SynchronousTestCase):
         sizes = [path.stat().st_size for path in file.files()[:-1]]
         self.assertGreater(min(sizes), 1000, "A file was rotated although it was new.")
 
+    def test_a_file_that_another_process_has_just_rotated_is_not_rotated_again(self) -> None:
+        file = AuditFile(self.path, max_bytes=100)
+        file.append(line(1), NOW)
+        lock = fcntl.flock
+
+        def rotate_first(descriptor: int, operation: int) -> None:
+            self.path.rename(self.path.with_name("audit.19990101T000000.000000Z.jsonl"))
+            self.path.write_bytes(b"{}\n")
+            lock(descriptor, operation)
+
+        self.patch(fcntl, "flock", rotate_first)
+        file.append(line(2), NOW)
+        self.assertEqual(self.content(file), [line(1), b"{}", line(2)])
+        self.assertEqual(len(file.files()), 2)
+
     def test_a_process_that_holds_the_lock_delays_rotation_and_no_line(self) -> None:
         file = AuditFile(self.path, max_bytes=100)
         file.append(line(1), NOW)

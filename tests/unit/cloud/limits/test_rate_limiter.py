@@ -29,6 +29,13 @@ class RateLimiterTests(SynchronousTestCase):
             self.now += 2
             self.assertEqual(self.count_until_refused("ann", 30), 1)
 
+    def test_nobody_is_admitted_in_the_last_part_of_a_second_of_the_wait(self) -> None:
+        self.count_until_refused("ann", 7)  # one more is free after 60 / 7 = 8.57 s
+        self.now += 8.5
+        self.assertEqual(self.limiter.count("ann", 7), 1)
+        self.now += 0.1
+        self.assertEqual(self.limiter.count("ann", 7), 0)
+
     def test_keys_do_not_affect_each_other(self) -> None:
         self.count_until_refused("ann", 5)
         self.assertEqual(self.limiter.wait("bob", 5), 0)
