@@ -112,7 +112,11 @@ class CloudApplication(MultiService):
         api_key_leases = ApiKeyLeases(now)
         machines = Machines(directory.subdirectory("machines"), now)
         machine_requests = MachineRequests(now)
-        attempts = AttemptLimiter(settings.failed_logins_per_minute, reactor.seconds)
+        attempts = AttemptLimiter(
+            settings.failed_logins_per_minute,
+            settings.failed_requests_per_minute,
+            reactor.seconds,
+        )
         issuer = AccessTokenIssuer(
             keys.signing_key, now, settings.access_token_ttl_seconds, attempts.succeeded
         )

@@ -345,16 +345,25 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             ge=0,
             le=1000000,
         ),
-    ] = 6000
+    ] = 30000
     failed_logins_per_minute: Annotated[
         int,
         Meta(
-            description="Failed attempts to sign in, or to use a token or key, that one client "
-            "address may make in a minute. 0: no limit.",
+            description="Failed attempts to sign in that one client address may make in a minute. "
+            "0: no limit.",
             ge=0,
             le=1000000,
         ),
     ] = 30
+    failed_requests_per_minute: Annotated[
+        int,
+        Meta(
+            description="Requests with a token or key that is not valid that one client address "
+            "may make in a minute. 0: no limit.",
+            ge=0,
+            le=1000000,
+        ),
+    ] = 600
     audit_max_bytes: Annotated[
         int,
         Meta(

@@ -21,6 +21,8 @@ from tests.fake_ollama import FakeOllama
 from tests.ports import free_port, listen, port_of
 
 BIN = Path(sys.executable).parent
+#: Options of a cloud in which any number of credentials may be wrong.
+ANY_FAILURES = ("--failed-logins-per-minute=0", "--failed-requests-per-minute=0")
 WAIT_TIMEOUT = 30.0
 
 

@@ -27,7 +27,7 @@ from ctllm.cloud.identity import (
     load_signing_keys,
     proxy_id,
 )
-from tests.e2e.cluster import ChildProcess, Cluster, wait_until
+from tests.e2e.cluster import ANY_FAILURES, ChildProcess, Cluster, wait_until
 from tests.e2e.oidc_provider import OidcProvider, configure, start_provider
 from tests.e2e.ollama_cli import OllamaCli
 from tests.e2e.process_info import child_pids, linux_only, option
@@ -227,7 +227,7 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     async def start() -> None:
         created.provider = await start_provider(cluster, users={"ada": [], "bob": []})
         configure(cluster, created.provider.table("acme"))
-        created.cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
+        created.cloud = await cluster.start_cloud(*ANY_FAILURES)
         _, port = cluster.start_fake_ollama("llama3.2")
         await cluster.start_desktop("alice", port)
         await start_desktop_of_ada(created, port)

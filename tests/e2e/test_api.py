@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import BIN, Cluster
+from tests.e2e.cluster import ANY_FAILURES, BIN, Cluster
 
 #: Generated examples an operation, besides those derived from the description.
 EXAMPLES = 40
@@ -27,7 +27,7 @@ METHODS = {"get", "put", "post", "patch", "delete"}
 @ensureDeferred
 async def test_the_api_matches_its_description(cluster: Cluster, tmp_path: Path) -> None:
     """All checks of schemathesis, with a connected desktop's token and a response to resume."""
-    cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
+    cloud = await cluster.start_cloud(*ANY_FAILURES)
     _, ollama = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", ollama)
     token = await cluster.create_token(

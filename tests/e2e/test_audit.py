@@ -9,7 +9,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.cluster import ANY_FAILURES, Cluster, wait_until
 from tests.e2e.lifecycle_cases import CHAT, start_with_desktop
 
 FORGED = "eyJhbGciOiJFZERTQSIsInR5cCI6ImN0bGxtLWFjY2Vzcytqd3QifQ.e30.c2ln"
@@ -83,7 +83,7 @@ async def test_a_day_is_recorded_and_nothing_that_identifies_or_admits_anybody(
 @ensureDeferred
 async def test_a_flood_fills_neither_the_disk_nor_the_log(cluster: Cluster) -> None:
     """It is a line a minute, whatever is presented."""
-    cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
+    cloud = await cluster.start_cloud(*ANY_FAILURES)
     requests = [cluster.request("GET", "/api/tags", token=f"{FORGED}{i}") for i in range(200)]
     responses = await gatherResults([Deferred.fromCoroutine(each) for each in requests])
     assert {status for status, _, _ in responses} == {401}

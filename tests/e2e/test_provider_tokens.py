@@ -24,7 +24,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from tests.e2e.certificates import CertificateAuthority
-from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.cluster import ANY_FAILURES, Cluster, wait_until
 from tests.e2e.oidc_provider import (
     API,
     DISCOVERY,
@@ -102,7 +102,7 @@ async def start(cluster: Cluster) -> ProviderCluster:
         other.table("other", issuer=f"{other.issuer}/", groups_claim="realm_access.roles"),
         '[cloud.tiers.gold]\ngroups = ["staff"]\n',
     )
-    await cluster.start_cloud("--failed-logins-per-minute=0")
+    await cluster.start_cloud(*ANY_FAILURES)
     return ProviderCluster(cluster, acme, other)
 
 
@@ -215,7 +215,7 @@ async def test_providers_of_one_namespace_have_the_same_users(cluster: Cluster) 
     second = await start_provider(cluster, users=USERS, path="")
     people = {"namespace": "people", "user_claim": "email"}
     configure(cluster, first.table("first", **people), second.table("second", **people))
-    await cluster.start_cloud("--failed-logins-per-minute=0")
+    await cluster.start_cloud(*ANY_FAILURES)
     case = ProviderCluster(cluster, first, second)
     found = set()
     for provider in (first, second):
@@ -233,7 +233,7 @@ async def test_an_id_token_is_accepted_where_it_is_configured(cluster: Cluster) 
     provider = await start_provider(cluster, users=USERS, path="")
     await provider.set_opaque()
     configure(cluster, provider.table("google", token="id_token", audience=""))
-    await cluster.start_cloud("--failed-logins-per-minute=0")
+    await cluster.start_cloud(*ANY_FAILURES)
     case = ProviderCluster(cluster, provider, provider)
     tokens = await provider.sign_in("ada")
     assert tokens["access_token"].count(".") == 0
@@ -581,7 +581,7 @@ async def test_a_provider_that_lies_authenticates_nobody_and_disturbs_nobody(
     await liar.add({}, await liar.honest_keys(use="enc"))
     await liar.add({}, await liar.honest_keys(alg="RS512"))
     configure(cluster, *liar.tables)
-    cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
+    cloud = await cluster.start_cloud(*ANY_FAILURES)
 
     case = ProviderCluster(cluster, liar.provider, liar.provider)
     tokens = [await liar.provider.mint(iss=issuer) for issuer in liar.issuers]
@@ -645,7 +645,7 @@ async def test_the_keys_of_an_https_issuer_need_a_trusted_certificate_of_its_nam
     tables = (good.table("good"), misnamed.table("misnamed"), untrusted.table("untrusted"))
     configure(cluster, *tables)
     cluster.extra_environment["SSL_CERT_FILE"] = str(own / "ca.pem")
-    cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
+    cloud = await cluster.start_cloud(*ANY_FAILURES)
     for issuer, expected in ((good, 200), (misnamed, 503), (untrusted, 503)):
         status, _, body = await cluster.request("GET", SESSION, token=issuer.token())
         assert status == expected, (body, cloud.output)

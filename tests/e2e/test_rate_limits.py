@@ -132,7 +132,7 @@ async def test_a_key_has_a_limit_of_its_own(cluster: Cluster) -> None:
 @ensureDeferred
 async def test_a_flood_of_bad_tokens_locks_out_nobody_else(cluster: Cluster) -> None:
     """Good clients of the same address and of another one get in, also with new tokens."""
-    await start_with_desktop(cluster)
+    await start_with_desktop(cluster, "--failed-requests-per-minute=30")
     session = await cluster.log_in(await cluster.create_invite("alice"), "desktop")
     invite = await cluster.create_invite("carol")
     key = await cluster.run_ctllm("alice", "keys", "add", "tests")
@@ -159,7 +159,7 @@ async def test_a_flood_of_bad_tokens_locks_out_nobody_else(cluster: Cluster) -> 
 @ensureDeferred
 async def test_only_a_trusted_proxy_tells_the_address_of_its_client(cluster: Cluster) -> None:
     """Another client cannot escape its limit, or have somebody else's address limited."""
-    await cluster.start_cloud("--trusted-proxies=127.0.0.9/32", "--failed-logins-per-minute=5")
+    await cluster.start_cloud("--trusted-proxies=127.0.0.9/32", "--failed-requests-per-minute=5")
     for each in range(5):
         spoofed = f"203.0.113.7, 198.51.100.{each}"
         await statuses(cluster, "127.0.0.1", FORGED, 1, X_Forwarded_For=spoofed)
@@ -182,7 +182,7 @@ async def test_a_flood_from_many_networks_fills_neither_memory_nor_the_disk(
     cluster: Cluster,
 ) -> None:
     """Each IPv6 network has its own limit, and all of them few lines in the audit log."""
-    await cluster.start_cloud("--failed-logins-per-minute=2")
+    await cluster.start_cloud("--failed-requests-per-minute=2")
     for each in range(300):
         address = {"X_Forwarded_For": f"2001:db8:{each:x}::1"}
         assert await statuses(cluster, "127.0.0.1", FORGED, 1, **address) == {401: 1}

@@ -107,7 +107,7 @@ class BrowserLogin:
             callback = parse_callback(request.head.target)
             transaction = self._find_transaction(request.head, callback)
             provider = transaction.provider
-            self._attempts.admit(request.client_address, callback.state)
+            self._attempts.admit(request.client_address, callback.state, is_login=True)
             user, cookie = await self._sign_in(request.head, transaction, callback)
         except CtllmError as error:
             self._count_failure(request, error)
@@ -135,7 +135,7 @@ class BrowserLogin:
         """Count a code that the provider refused: it costs a request there to find out."""
         if isinstance(error, Unauthorized):
             with suppress(RateLimited):  # the next callback is refused
-                self._attempts.failed(request.client_address)
+                self._attempts.failed(request.client_address, is_login=True)
 
     def _record(
         self,

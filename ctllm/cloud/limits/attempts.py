@@ -23,22 +23,29 @@ MAX_KNOWN = 16384
 
 
 class AttemptLimiter:
-    """The failed attempts of each address: at most `per_minute`, or any number for 0.
+    """The failed attempts of each address.
 
-    `seconds` returns a time that does not jump.
+    At most `logins_per_minute` to sign in or `requests_per_minute` with a token or key may fail, or
+    as many of both as take a minute together; 0 is any number. Programs send a token that has
+    become invalid more often than people sign in. `seconds` returns a time that does not jump.
     """
 
     def __init__(
-        self, per_minute: int, seconds: Callable[[], float], max_known: int = MAX_KNOWN
+        self,
+        logins_per_minute: int,
+        requests_per_minute: int,
+        seconds: Callable[[], float],
+        max_known: int = MAX_KNOWN,
     ) -> None:
-        self._per_minute = per_minute
+        self._logins_per_minute = logins_per_minute
+        self._requests_per_minute = requests_per_minute
         self._seconds = seconds
         self._failures = RateLimiter(seconds)
         self._known: TtlCache[bytes, bool] = TtlCache(max_known, seconds)
 
-    def admit(self, address: str, credential: str) -> None:
+    def admit(self, address: str, credential: str, *, is_login: bool) -> None:
         """Raise RateLimited for a credential that `address` may not have checked now."""
-        wait = self._failures.wait(client_network(address), self._per_minute)
+        wait = self._failures.wait(client_network(address), self._limit(is_login))
         if wait and not self._known.get(_digest(credential)):
             raise _error(wait)
 
@@ -46,15 +53,19 @@ class AttemptLimiter:
         """Remember a credential that is good, or that the cloud has just issued."""
         self._known.put(_digest(credential), True, self._seconds() + KNOWN_FOR)
 
-    def failed(self, address: str, was_cheap: bool = False) -> None:
+    def failed(self, address: str, *, is_login: bool, was_cheap: bool = False) -> None:
         """Count a failed attempt; raises RateLimited if there were too many before it.
 
         `was_cheap` tells that the check cost no cryptography.
         """
         client = client_network(address)
-        wait = self._failures.count(f"{client} cheap" if was_cheap else client, self._per_minute)
+        key = f"{client} cheap" if was_cheap else client
+        wait = self._failures.count(key, self._limit(is_login))
         if wait:
             raise _error(wait)
+
+    def _limit(self, is_login: bool) -> int:
+        return self._logins_per_minute if is_login else self._requests_per_minute
 
 
 def is_costly(token: str) -> bool:

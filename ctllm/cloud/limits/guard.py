@@ -40,7 +40,7 @@ class CredentialGuard:
 
     def admit(self, request: ServerRequest, credential: str) -> None:
         """Raise RateLimited for a credential whose check costs too much after many failures."""
-        self._attempts.admit(request.client_address, credential)
+        self._attempts.admit(request.client_address, credential, is_login=_is_login(request.head))
 
     def accept(self, request: ServerRequest, credential: str, grant: AccessGrant) -> None:
         """Record that `request` was authenticated with `credential`."""
@@ -74,7 +74,11 @@ class CredentialGuard:
     def _count_failure(self, request: ServerRequest, error: CtllmError) -> CtllmError:
         self._metrics.authentication_failed()
         try:
-            self._attempts.failed(request.client_address, _was_cheap(request.head))
+            self._attempts.failed(
+                request.client_address,
+                is_login=_is_login(request.head),
+                was_cheap=_was_cheap(request.head),
+            )
         except RateLimited as limited:
             return limited
         return error
@@ -88,6 +92,12 @@ class CredentialGuard:
             credential="" if grant is None else grant.credential_id,
             reason=error.code,
         )
+
+
+def _is_login(head: RequestHead) -> bool:
+    """Whether `head` begins a session, or asks about the invite that would begin one."""
+    is_session = head.method == b"POST" and head.path.startswith(_SESSION_PATH)
+    return is_session and head.path != _RENEWAL_PATH
 
 
 def _was_cheap(head: RequestHead) -> bool:

@@ -213,7 +213,7 @@ class GatewayCase(SynchronousTestCase):
         self.metrics = Metrics()
         self.login_codes = LoginCodes(now)
         self.tiers = Tiers({}, requests_per_minute=0)
-        self.attempts = AttemptLimiter(0, now)
+        self.attempts = AttemptLimiter(0, 0, now)
         self.audit_dir = Path(self.mktemp())
         (self.audit_dir / AUDIT_FILE).parent.mkdir(parents=True)
         self.audit = AuditLog(self.audit_dir, now, lambda id: user_hash(INSTANCE_SECRET, id))

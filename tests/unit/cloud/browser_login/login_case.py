@@ -121,7 +121,7 @@ class LoginCase(SynchronousTestCase):
             self.sessions,
             self.sessions,
             AuditLog(self.state_dir, self.clock.seconds, lambda user_id: f"hash-of-{user_id}"),
-            AttemptLimiter(MAX_ATTEMPTS, self.clock.seconds),
+            AttemptLimiter(MAX_ATTEMPTS, MAX_ATTEMPTS, self.clock.seconds),
             url,
             max_asking,
         )

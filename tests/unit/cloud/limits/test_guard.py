@@ -21,7 +21,7 @@ class AttemptsAtTheGatewayTests(GatewayCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.attempts = AttemptLimiter(3, self.clock.seconds)
+        self.attempts = AttemptLimiter(3, 3, self.clock.seconds)
         self.verified: list[str] = []
         verify = self.issuer.verify
 
@@ -157,7 +157,7 @@ class SignInAuditTests(GatewayCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.attempts = AttemptLimiter(2, self.clock.seconds)
+        self.attempts = AttemptLimiter(2, 2, self.clock.seconds)
         self.compose()
 
     def events(self) -> list[tuple[str, str, str]]:
