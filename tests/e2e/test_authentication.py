@@ -101,7 +101,7 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     cluster = Cluster(tmp_path_factory.mktemp("users"))
 
     async def start() -> TwoUsers:
-        cloud = await cluster.start_cloud()
+        cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
         return TwoUsers(
             cluster, cloud, await start_user(cluster, "alice"), await start_user(cluster, "bob")
         )
@@ -541,7 +541,7 @@ async def test_a_revocation_while_the_cloud_is_stopped_is_applied_at_its_start(
     cluster: Cluster,
 ) -> None:
     """Even if the sessions were restored from a backup."""
-    cloud = await cluster.start_cloud()
+    cloud = await cluster.start_cloud("--failed-logins-per-minute=0")
     session = await cluster.log_in(await cluster.create_invite("alice"), "desktop")
     sessions = cluster.state_dir("cloud") / "cloud" / "sessions"
     files = {file.name: file.read_bytes() for file in sessions.iterdir()}
@@ -549,7 +549,7 @@ async def test_a_revocation_while_the_cloud_is_stopped_is_applied_at_its_start(
     await cluster.run_ctllm("cloud", "revoke", "alice")
     for file, data in files.items():  # as restoring a backup does
         (sessions / file).write_bytes(data)
-    await cluster.start_cloud()
+    await cluster.start_cloud("--failed-logins-per-minute=0")
     assert (await cluster.request("GET", SESSION, token=session["token"]))[0] == 401
     assert (await cluster.request("POST", TOKEN, {"refresh": session["refresh"]}))[0] == 401
     fresh = await cluster.create_token("alice")
