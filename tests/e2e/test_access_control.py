@@ -127,6 +127,7 @@ class Credentials:
     cloud: ChildProcess
     provider: OidcProvider
     machine_key: OllamaKey
+    request_id = ""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -323,6 +324,34 @@ async def test_a_signature_of_another_minute_is_refused(credentials: Credentials
         credential = signed(credentials.machine_key, age)
         status, body = await send(credentials.cluster, "GET /api/tags", credential)
         assert (status, b"clock" in body) == (403, True), body
+
+
+@ensureDeferred
+async def test_another_users_credentials_reach_nothing_of_a_user(credentials: Credentials) -> None:
+    """Machines, responses and desktops of alice do not exist for ada, who may do everything."""
+    cluster, machine = credentials.cluster, credentials.machine_key.id
+    owner, other = credentials.of_kind["desktop"]
+
+    async def status(method: str, path: str, credential: Credential, **more: str) -> int:
+        path, headers = credential(method, path)
+        found, answer, _ = await cluster.request(method, path, headers={**headers, **more})
+        credentials.request_id = answer.get("ctllm-request-id", credentials.request_id)
+        return found
+
+    assert await status("GET", "/api/version", owner, **{"Ctllm-Resume": "60"}) == 200
+    exchange = f"/ctllm/exchanges/{credentials.request_id}"
+    desktop = json.loads((cluster.state_dir("alice") / "desktop" / "credentials.json").read_text())[
+        "desktop_id"
+    ]
+    assert await status("DELETE", f"/ctllm/machines/{machine}", other) == 404
+    assert await status("GET", exchange, other) == 404
+    assert await status("GET", "/api/tags", other, **{"Ctllm-Desktop": desktop}) == 404
+    assert await status("GET", exchange, owner) == 200
+    assert await status("GET", "/api/tags", owner, **{"Ctllm-Desktop": desktop}) == 200
+    assert await status("GET", "/api/tags", signed(credentials.machine_key)) == 200
+    _, headers = other("GET", "/ctllm/desktops")
+    _, _, body = await cluster.request("GET", "/ctllm/desktops", headers=headers)
+    assert desktop not in body.decode()
 
 
 @linux_only
