@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import provider
 
+from tests.e2e.chromium import Chromium
 from tests.e2e.cluster import Cluster
 from tests.e2e.containers import ContainerInspector
 from tests.e2e.dockerd import Dockerd, dockerd
@@ -106,3 +107,20 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirroredClust
     cluster = Cluster(tmp_path_factory.mktemp("mirrored"))
     yield pytest_twisted.blockon(ensureDeferred(start_mirrored_cluster(cluster)))
     pytest_twisted.blockon(ensureDeferred(cluster.stop()))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """Start one browser for all tests."""
+    browser = Chromium()
+    pytest_twisted.blockon(ensureDeferred(browser.start()))
+    yield browser
+    pytest_twisted.blockon(ensureDeferred(browser.close()))
+
+
+@pytest_twisted.async_yield_fixture()
+async def tab(chromium: Chromium) -> Any:
+    """Open a page in a new context; closing it fails the test if the page reported errors."""
+    new_tab = await chromium.tab()
+    yield new_tab
+    await new_tab.close()

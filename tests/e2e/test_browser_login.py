@@ -122,15 +122,6 @@ def reset(world: World) -> None:
     pytest_twisted.blockon(defer.ensureDeferred(work()))
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chromium]:
-    """Start one browser for all tests."""
-    browser = Chromium()
-    pytest_twisted.blockon(defer.ensureDeferred(browser.start()))
-    yield browser
-    pytest_twisted.blockon(defer.ensureDeferred(browser.close()))
-
-
 @pytest_twisted.async_yield_fixture()
 async def tab(chromium: Chromium) -> Any:
     """Open a page in a new context; closing it fails the test if the page reported errors."""

@@ -68,15 +68,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     pytest_twisted.blockon(defer.ensureDeferred(cluster.stop()))
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chromium]:
-    """Start one browser for all tests."""
-    browser = Chromium()
-    pytest_twisted.blockon(defer.ensureDeferred(browser.start()))
-    yield browser
-    pytest_twisted.blockon(defer.ensureDeferred(browser.close()))
-
-
 async def handshake(world: World, *headers: str, path: str = "/ws/tunnel") -> dict[str, str]:
     """Send a handshake without any other header; return the response's headers and status."""
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, cast
 
 import pytest
-import pytest_twisted
 from playwright.sync_api import Page
 from pytest_twisted import ensureDeferred
-from twisted.internet import defer
 
 from ctllm import __version__
 from tests.e2e.chromium import Chromium, Tab
@@ -25,23 +23,6 @@ from tests.ports import free_port
 LOAD_SECONDS = 300.0
 NODES = ("browser", "cloud", "proxy", "desktop", "ollama")
 RESPONSE = ".response:last-child"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chromium]:
-    """Start one browser for all tests."""
-    browser = Chromium()
-    pytest_twisted.blockon(defer.ensureDeferred(browser.start()))
-    yield browser
-    pytest_twisted.blockon(defer.ensureDeferred(browser.close()))
-
-
-@pytest_twisted.async_yield_fixture()
-async def tab(chromium: Chromium) -> Any:
-    """Open a page in a new context; closing it fails the test if the page reported errors."""
-    new_tab = await chromium.tab()
-    yield new_tab
-    await new_tab.close()
 
 
 @pytest.fixture(autouse=True)

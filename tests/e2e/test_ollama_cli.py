@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
 import pytest
-import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
@@ -25,23 +23,6 @@ BLOB = b"a blob of a model"
 BLOB_PATH = f"/api/blobs/sha256:{sha256(BLOB).hexdigest()}"
 #: A script that streams for as long as any test waits.
 ENDLESS = Script(lines=("word ",) * 10_000, line_interval=0.1)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chromium]:
-    """Start one browser for all tests."""
-    browser = Chromium()
-    pytest_twisted.blockon(defer.ensureDeferred(browser.start()))
-    yield browser
-    pytest_twisted.blockon(defer.ensureDeferred(browser.close()))
-
-
-@pytest_twisted.async_yield_fixture()
-async def tab(chromium: Chromium) -> Any:
-    """Open a page in a new context; closing it fails the test if the page reported errors."""
-    new_tab = await chromium.tab()
-    yield new_tab
-    await new_tab.close()
 
 
 @pytest.fixture
