@@ -108,7 +108,8 @@ async def start_provider(
 
     def ready() -> dict[str, int] | None:
         assert process.exit_code is None, process.output
-        found = re.search(r'^\{"port":.*\}$', process.output, re.M)
+        # A warning on standard error may precede it in the same line.
+        found = re.search(r'\{"port":\d+,"control":\d+\}', process.output)
         return json.loads(found[0]) if found else None
 
     control = (await wait_until(ready, "the provider", START_TIMEOUT))["control"]

@@ -320,7 +320,7 @@ async def test_a_second_tray_exits(desktop: Desktop) -> None:
 
 @ensureDeferred
 async def test_quit_stops_daemon_and_tray_after_active_responses(desktop: Desktop) -> None:
-    """Only credentials, preference, lock files and the log remain on disk."""
+    """Only credentials, tokens, preference, lock files and the log remain on disk."""
     await desktop.script("/api/generate", lines=20, line_interval=0.1)
     response = await desktop.start_response()
     pid = (await desktop.status()).pid
@@ -333,7 +333,8 @@ async def test_quit_stops_daemon_and_tray_after_active_responses(desktop: Deskto
     assert not (desktop.state_dir / "tray").exists()
     files = {path.name for path in (desktop.state_dir / "desktop").iterdir()}
     assert files - {"preference.json"} == {
-        "credentials.json", "credentials.lock", "lock", "desktop.log",
+        "credentials.json", "credentials.lock", "login.lock", "secrets.json", "secrets.lock",
+        "lock", "desktop.log",
     }  # fmt: skip
 
 
