@@ -473,7 +473,11 @@ async def test_a_key_of_systemd_encrypts_what_a_command_stores_without_it(
     code, output = await desktop.run("logout")
     assert code == 0 and "Logged out" in output, output
     assert json.loads(encrypted.read_text())["boxes"] == {}
-    assert (await desktop.status())["state"] == "signed_out"
+
+    async def is_logged_out() -> bool:  # the daemon sees the change at its next poll
+        return (await desktop.status())["state"] == "signed_out"
+
+    await wait_until(is_logged_out, "the daemon to be logged out")
 
 
 @ensureDeferred
