@@ -455,7 +455,11 @@ async def test_a_user_who_is_disabled_is_logged_out_until_they_are_enabled(acme:
     assert await process.exited == 4
     assert "Not logged in: An administrator has disabled your account" in process.output
     await acme.cluster.run_ctllm("cloud", "users", "enable", acme.login.user_id)
-    assert await acme.renew(1, 1, 1) == ["token True\n"]
+
+    async def renewed() -> bool:
+        return await acme.renew(1, 1, 1) == ["token True\n"]
+
+    await wait_until(renewed, "the cloud to read that the user is enabled", 60)
 
 
 @ensureDeferred
