@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Node and npm may be in the virtual environment: tests/npm installs them there if they are missing.
+NPM = PATH="$(abspath $(BIN)):$$PATH" npm
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit coverage e2e fuzz bench soak compatibility clients images npm system bundle wheel clean
+.PHONY: help run test lint unit page web coverage e2e fuzz bench soak compatibility clients images npm system bundle wheel clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 22
@@ -12,7 +14,7 @@ help: ## List what can be made
 run: $(VENV)/.runs ## Install and start everything in one program
 	@$(BIN)/twistd -n --pidfile= ctllm $(ARGS)
 
-test: system $(VENV)/.tests $(VENV)/.npm ## Install what the tests need and run them all
+test: system $(VENV)/.tests $(VENV)/.npm $(VENV)/.web ## Install what the tests need and run them all
 	@BIN=$(BIN) tests/all
 
 lint: $(VENV)/.tests ## ruff and mypy
@@ -25,7 +27,13 @@ coverage: $(VENV)/.tests ## The unit tests, and the branches that they do not co
 	$(BIN)/coverage run -m twisted.trial --reporter=summary tests.unit
 	$(BIN)/coverage report
 
-e2e: system $(VENV)/.tests $(VENV)/.npm ## The end-to-end tests alone
+page: $(VENV)/.web ## Build the chat page from web/ into ctllm/page/
+	cd web && $(NPM) run -s build
+
+web: $(VENV)/.web ## The types and unit tests of the chat page
+	cd web && $(NPM) run -s check && $(NPM) run -s test
+
+e2e: system $(VENV)/.tests $(VENV)/.npm $(VENV)/.web ## The end-to-end tests alone
 	$(BIN)/pytest tests/e2e
 
 bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and Docker alone (about ten minutes)
@@ -81,6 +89,11 @@ $(VENV)/.tests: $(BIN)/python setup.cfg pyproject.toml
 
 $(VENV)/.npm: $(BIN)/python tests/compatibility/package.json
 	@BIN=$(BIN) tests/npm
+	@touch $@
+
+$(VENV)/.web: web/package-lock.json $(VENV)/.npm
+	@echo "Installing what the page is built with into web/node_modules ..."
+	@cd web && $(NPM) ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(VENV)/.compatibility: $(VENV)/.tests

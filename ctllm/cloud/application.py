@@ -64,6 +64,7 @@ from ctllm.cloud.spawners.factory import create_spawner
 from ctllm.config import Cloud, Proxy
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService
+from ctllm.web_ui.page_files import PageFiles
 
 if TYPE_CHECKING:
     from ctllm.cloud.identity.oidc.verifier import OidcVerifier
@@ -247,6 +248,7 @@ class CloudApplication(MultiService):
             active_requests,
             MachineVerifier(machines, machine_requests, rules.check_active, audit, url, now),
             api_key_leases,
+            PageFiles(),
         )
 
         # The services.

@@ -28,7 +28,6 @@ from ctllm.cloud.limits.users import UserLimits
 from ctllm.cloud.machines import MachineVerifier
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.web_ui import HEADERS, PAGE, accepts_html
 from ctllm.errors import (
     CtllmError,
     Forbidden,
@@ -71,6 +70,7 @@ from ctllm.ollama.endpoints import (
 )
 from ctllm.reactor.interfaces import Clock, Transport
 from ctllm.reactor.timeout import Timeout
+from ctllm.web_ui.page_files import PageFiles
 
 API_KEY_REQUIRED = (
     "An API key is needed, as `Authorization: Bearer KEY` or as `x-api-key: KEY`. "
@@ -112,6 +112,7 @@ class Gateway:
         active_requests: ActiveRequests,
         machine_verifier: MachineVerifier,
         api_key_leases: ApiKeyLeases,
+        page_files: PageFiles,
     ) -> None:
         self._token_verifier = token_verifier
         self._machine_verifier = machine_verifier
@@ -120,6 +121,7 @@ class Gateway:
         self._proxy_id_of = proxy_id_of
         self._proxies = proxies
         self._api = api
+        self._page_files = page_files
         self._metrics = metrics
         self._clock = clock
         self._user_limits = user_limits
@@ -148,8 +150,8 @@ class Gateway:
             self._require_allowed_origin(head)
         if is_preflight(head):
             request.respond(204, None, self._cors_policy_for(head).preflight_headers(head))
-        elif _requests_page(head):
-            request.respond(200, PAGE, HEADERS)
+        elif self._page_files.serves(head):
+            self._page_files.respond(request)
         elif head.path == b"/ws/tunnel":
             await self._open_tunnel(request)
         elif head.path.startswith(b"/ctllm/exchanges/"):
@@ -430,8 +432,3 @@ def _required_scopes(grant: AccessGrant, head: RequestHead) -> frozenset[str]:
         "may use. It needs a key created with `ctllm keys add NAME --scope manage`, and an entry "
         "in desktop.allowed_requests on the machine with Ollama.",
     )
-
-
-def _requests_page(head: RequestHead) -> bool:
-    is_read = head.method in (b"GET", b"HEAD")
-    return head.path == b"/" and is_read and accepts_html(get_header(head.headers, b"accept"))

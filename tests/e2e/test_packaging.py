@@ -65,7 +65,7 @@ def test_the_source_distribution_is_complete(distributions: Path) -> None:
     for name in (
         "LICENSE",
         "README.md",
-        "ctllm/cloud/page.html",
+        "ctllm/page/index.html",
         "ctllm/cloud/openapi.json",
         "ctllm/py.typed",
         "twisted/plugins/ctllm_plugin.py",

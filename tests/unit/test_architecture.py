@@ -78,7 +78,7 @@ MAY_IMPORT = {
         "http.credentials", "http.message", "http.server", "config", "common", "errors",
     },
     "cloud.public_providers": {"config"},
-    "cloud.web_ui": {"http.message"},
+    "web_ui": {"http.message", "http.server", "errors"},
     "cloud.docker_api": {"fastpath", "reactor", "common", "errors"},
     "cloud.identity": {"auth", "common", "errors", "system"},
     "cloud.identity.oidc": {
@@ -131,14 +131,14 @@ MAY_IMPORT = {
     },
     "cloud.gateway": {
         "cloud.active_requests", "cloud.api", "cloud.identity", "cloud.machines", "cloud.metrics",
-        "cloud.proxies", "cloud.limits", "cloud.web_ui", "http", "ollama", "reactor", "errors",
+        "cloud.proxies", "cloud.limits", "web_ui", "http", "ollama", "reactor", "errors",
     },
     "cloud.application": {
         "cloud.machines",
         "cloud.access_enforcer", "cloud.active_requests", "cloud.admin", "cloud.api",
         "cloud.audit", "cloud.browser_login", "cloud.gateway", "cloud.identity", "cloud.metrics",
         "cloud.proxies", "cloud.session_api", "cloud.session_renewer", "cloud.spawners.factory",
-        "cloud.limits", "http.client_address", "http.server", "reactor", "config",
+        "cloud.limits", "http.client_address", "http.server", "web_ui", "reactor", "config",
     },
     "cloud.service": {
         "cloud.application", "cloud.metrics", "cloud.limits", "http.client_address", "http.message",

@@ -62,6 +62,7 @@ from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.connection_limits import ConnectionLimiter
+from ctllm.web_ui.page_files import PageFiles
 from tests.unit.fakes import FakeEndpoint, FakeUpstream, MemoryTransport
 
 ANN = User(ISSUER, "ann", "ann")
@@ -189,6 +190,10 @@ class FakeProviderRenewal:
         return await answer if isinstance(answer, Deferred) else answer
 
 
+#: The page, in place of the one that is built.
+PAGE = b"<!doctype html><title>page</title>"
+
+
 class GatewayCase(SynchronousTestCase):
     """A gateway. `send` sends one request on a new connection."""
 
@@ -224,6 +229,9 @@ class GatewayCase(SynchronousTestCase):
         self.machines = Machines(self.machines_dir, now)
         self.machine_requests = MachineRequests(now)
         self.client_address = "192.0.2.7"
+        self.page_dir = Path(self.mktemp())
+        self.page_dir.mkdir()
+        (self.page_dir / "index.html").write_bytes(PAGE)
         self.compose()
 
     def compose(
@@ -346,6 +354,7 @@ class GatewayCase(SynchronousTestCase):
                 now,
             ),
             self.api_key_leases,
+            PageFiles(self.page_dir),
         )
         self.connection_limiter = ConnectionLimiter(400)
         self.factory = HttpServerFactory(

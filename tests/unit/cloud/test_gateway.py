@@ -17,7 +17,6 @@ from ctllm.cloud.identity import (
     AccessTokenIssuer,
     proxy_id,
 )
-from ctllm.cloud.web_ui import PAGE
 from ctllm.errors import (
     CtllmError,
     GroupNotAllowed,
@@ -30,6 +29,7 @@ from tests.unit.cloud.gateway_case import (
     ANN,
     FRIEND_ORIGIN,
     INSTANCE_SECRET,
+    PAGE,
     GatewayCase,
 )
 

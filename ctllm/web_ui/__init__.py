@@ -1,0 +1,1 @@
+"""The files of the chat page, as cloud and desktop serve them."""

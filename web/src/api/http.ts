@@ -1,0 +1,76 @@
+/** Requests to the server of the page: a cloud, or a desktop on its own machine. */
+
+/** A request that failed. `status` is 0 without a response; `retryAfter` is in seconds, 0 if retrying is of no use. */
+export class RequestError extends Error {
+  constructor(
+    message: string,
+    readonly status = 0,
+    readonly retryAfter = 0,
+    readonly code = '',
+  ) {
+    super(message);
+    this.name = 'RequestError';
+  }
+
+  /** Whether nobody is signed in any more, or somebody who may not use this cloud. */
+  get endsSession(): boolean {
+    return this.status === 401 || ['user_disabled', 'group_not_allowed'].includes(this.code);
+  }
+}
+
+export interface RequestOptions {
+  /** Is sent as JSON. */
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal | undefined;
+}
+
+const UNREACHABLE_RETRY_SECONDS = 5;
+const MAX_RETRY_SECONDS = 300;
+
+/** Sends a request without credentials; returns a successful response.
+ *
+ * Throws a RequestError, or the AbortError of `signal`.
+ */
+export async function request(method: string, path: string, options: RequestOptions = {}): Promise<Response> {
+  const {body, headers, signal} = options;
+  const response = await fetch(path, {
+    method,
+    cache: 'no-store',
+    redirect: 'error',
+    headers: {...(body === undefined ? {} : {'Content-Type': 'application/json'}), ...headers},
+    ...(body === undefined ? {} : {body: JSON.stringify(body)}),
+    ...(signal ? {signal} : {}),
+  }).catch((error: unknown) => {
+    if (signal?.aborted) throw error;
+    throw new RequestError('The server cannot be reached.', 0, UNREACHABLE_RETRY_SECONDS);
+  });
+  if (response.ok) return response;
+  throw await describeRefusal(response);
+}
+
+async function describeRefusal(response: Response): Promise<RequestError> {
+  const body: unknown = await response.json().catch(() => null);
+  const {message, code} = readError(body);
+  const seconds = Number.parseInt(response.headers.get('Retry-After') ?? '', 10) || UNREACHABLE_RETRY_SECONDS;
+  const mayRetry = response.status === 503 || response.status === 429;
+  return new RequestError(
+    message || `The server responded with status ${response.status}.`,
+    response.status,
+    mayRetry ? Math.min(seconds, MAX_RETRY_SECONDS) : 0,
+    code,
+  );
+}
+
+/** Returns message and code of an error of ctllm (an object) or of Ollama (a string). */
+export function readError(body: unknown): {readonly message: string; readonly code: string} {
+  const error = isObject(body) ? body['error'] : undefined;
+  if (typeof error === 'string') return {message: error, code: ''};
+  if (!isObject(error)) return {message: '', code: ''};
+  const {message, code} = error;
+  return {message: typeof message === 'string' ? message : '', code: typeof code === 'string' ? code : ''};
+}
+
+export function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

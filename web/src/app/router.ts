@@ -1,0 +1,40 @@
+/** The view that the fragment of the URL names: `#view=settings`, `#view=chat&id=…`. */
+import {computed, signal} from '@preact/signals';
+
+const VIEWS = ['chat', 'settings', 'models', 'status', 'privacy'] as const;
+export type View = (typeof VIEWS)[number];
+
+export interface Route {
+  readonly view: View;
+  /** The conversation; '' for a new one. */
+  readonly id: string;
+}
+
+/** Returns the route of a fragment (with or without `#`); anything unknown is a new chat. */
+export function parseRoute(fragment: string): Route {
+  const parameters = new URLSearchParams(fragment.replace(/^#/, ''));
+  const named = parameters.get('view') ?? 'chat';
+  const view = VIEWS.find(each => each === named) ?? 'chat';
+  const id = parameters.get('id') ?? '';
+  return {view, id: view === 'chat' && /^[0-9a-f]{32}$/.test(id) ? id : ''};
+}
+
+export function formatRoute({view, id}: Route): string {
+  if (view !== 'chat') return `#view=${view}`;
+  return id ? `#view=chat&id=${id}` : '';
+}
+
+const current = signal<Route>(parseRoute(location.hash));
+export const route = computed(() => current.value);
+
+/** Shows another view. `replace` leaves no entry in the history. */
+export function navigate(view: View, id = '', {replace = false} = {}): void {
+  const next = {view, id};
+  const url = location.pathname + location.search + formatRoute(next);
+  if (replace) history.replaceState(null, '', url);
+  else history.pushState(null, '', url);
+  current.value = next;
+}
+
+addEventListener('popstate', () => { current.value = parseRoute(location.hash); });
+addEventListener('hashchange', () => { current.value = parseRoute(location.hash); });

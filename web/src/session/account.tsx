@@ -1,0 +1,6 @@
+/** Who is logged in, and the dialogs about logging in. */
+import type {VNode} from 'preact';
+
+export function Account(): VNode {
+  return <div id="account" />;
+}
