@@ -1,0 +1,30 @@
+/** A Markdown text, such as an answer of a model. */
+import type {VNode} from 'preact';
+import {useLayoutEffect, useRef} from 'preact/hooks';
+import {MarkdownRenderer} from './renderer';
+import './markdown.css';
+
+interface MarkdownProperties {
+  readonly text: string;
+  /** Whether more text will follow. It is shown at most once a frame then. */
+  readonly isStreaming?: boolean;
+}
+
+/** Shows `text`, which is hostile: no HTML in it, nothing that is loaded by itself.
+ *
+ * Text that is appended costs only what is new: blocks that are finished are never rendered again.
+ */
+export function Markdown({text, isStreaming = false}: MarkdownProperties): VNode {
+  const host = useRef<HTMLDivElement>(null);
+  const renderer = useRef<MarkdownRenderer | null>(null);
+  useLayoutEffect(() => () => {
+    renderer.current?.dispose();
+    renderer.current = null;
+  }, []);
+  useLayoutEffect(() => {
+    if (!host.current) return;
+    renderer.current ??= new MarkdownRenderer(host.current);
+    renderer.current.show(text, {isStreaming});
+  }, [text, isStreaming]);
+  return <div class="markdown" ref={host} />;
+}
