@@ -1,11 +1,15 @@
 /** The frame of the page: a sidebar and the view that the route names. */
 import type {ComponentType, VNode} from 'preact';
+import {useEffect} from 'preact/hooks';
 import {ChatView} from '../chat/chat-view';
 import {t} from '../i18n/i18n';
 import {Welcome} from '../onboarding/welcome';
 import {Account} from '../session/account';
 import {ConversationList} from '../storage/conversation-list';
+import {watchStatus} from '../status/status-store';
+import {Confirmation} from '../ui/confirmation';
 import {Lazy} from '../ui/lazy';
+import {Toasts} from '../ui/toast';
 import './layout.css';
 import {navigate, route, type View} from './router';
 
@@ -26,6 +30,7 @@ function CurrentView(): VNode {
 }
 
 export function App(): VNode {
+  useEffect(watchStatus, []);
   return (
     <div class="frame">
       <nav class="sidebar">
@@ -36,6 +41,8 @@ export function App(): VNode {
         <Account />
       </nav>
       <main class="view"><CurrentView /></main>
+      <Confirmation />
+      <Toasts />
     </div>
   );
 }

@@ -3,4 +3,9 @@ export const app = {
   'app.newChat': 'Neuer Chat',
   'app.settings': 'Einstellungen',
   'app.logOut': 'Abmelden',
+  'app.close': 'Schließen',
+  'app.cancel': 'Abbrechen',
+  'app.copy': 'Kopieren',
+  'app.copied': 'Kopiert',
+  'app.copyFailed': 'Nicht kopiert',
 } as const;

@@ -3,4 +3,9 @@ export const app = {
   'app.newChat': 'New chat',
   'app.settings': 'Settings',
   'app.logOut': 'Log out',
+  'app.close': 'Close',
+  'app.cancel': 'Cancel',
+  'app.copy': 'Copy',
+  'app.copied': 'Copied',
+  'app.copyFailed': 'Not copied',
 } as const;

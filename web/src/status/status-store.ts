@@ -1,0 +1,158 @@
+/** What this page knows of its connection: polled while it is visible, and at once when that is of use. */
+import {computed, effect, signal, untracked} from '@preact/signals';
+import {isObject, request, RequestError} from '../api/http';
+import type {Desktop, PageServer, ProxyStatus} from '../api/types';
+import {desktopHeader, forgetToken, getJson, isLoggedIn} from '../session/session';
+import {nextDelaySeconds} from './poll-delay';
+import {chooseBestDesktop} from './best-desktop';
+
+/** Whether the server of this page responds. */
+export type Reachability = 'unknown' | 'ok' | 'failing' | 'unreachable';
+
+export const isOnline = signal(navigator.onLine);
+export const reachability = signal<Reachability>('unknown');
+/** Who serves this page; null until it is known. */
+export const pageServer = signal<PageServer | null>(null);
+/** The round trip of the last request to the server of this page, in milliseconds. */
+export const latency = signal<number | null>(null);
+/** null while nobody is logged in, or until it is known. */
+export const proxy = signal<ProxyStatus | null>(null);
+/** Whether the server could not say how the proxy is. */
+export const isProxyUnknown = signal(false);
+/** The connected desktops of the person; null until they are known. */
+export const desktops = signal<readonly Desktop[] | null>(null);
+/** What went wrong at the last poll; null if nothing did. */
+export const problem = signal<RequestError | null>(null);
+/** Epoch milliseconds of the next poll after a failure; null if the last one succeeded. */
+export const nextTry = signal<number | null>(null);
+
+export const isOnDesktop = computed(() => pageServer.value?.role === 'desktop');
+/** The desktop that answers unless another one is chosen. */
+export const bestDesktop = computed(() => chooseBestDesktop(desktops.value ?? []));
+/** The header that sends a request to the best desktop. */
+export const bestDesktopHeader = computed(() => (bestDesktop.value ? desktopHeader(bestDesktop.value.id) : {}));
+
+let timer = 0;
+let running: Promise<void> | null = null;
+let isStale = false;
+let failures = 0;
+
+/** Polls now. During a poll, another one follows it. */
+export function refreshStatus(): Promise<void> {
+  clearTimeout(timer);
+  if (running) {
+    isStale = true;
+    return running;
+  }
+  running = poll().finally(() => {
+    running = null;
+    if (!isStale) return;
+    isStale = false;
+    void refreshStatus();
+  });
+  return running;
+}
+
+/** Polls until the returned function is called. */
+export function watchStatus(): () => void {
+  const refresh = (): void => {
+    isOnline.value = navigator.onLine;
+    if (!document.hidden) void refreshStatus();
+  };
+  const onVisibility = (): void => {
+    if (document.hidden) clearTimeout(timer);
+    else refresh();
+  };
+  const forgetUser = effect(() => {
+    if (!isLoggedIn.value) forgetAccount();
+    untracked(refresh);
+  });
+  document.addEventListener('visibilitychange', onVisibility);
+  for (const type of ['online', 'offline', 'focus'] as const) addEventListener(type, refresh);
+  return () => {
+    clearTimeout(timer);
+    forgetUser();
+    document.removeEventListener('visibilitychange', onVisibility);
+    for (const type of ['online', 'offline', 'focus'] as const) removeEventListener(type, refresh);
+  };
+}
+
+function schedule(seconds: number): void {
+  clearTimeout(timer);
+  if (document.hidden) return;
+  timer = window.setTimeout(() => void refreshStatus(), seconds * 1000);
+}
+
+async function poll(): Promise<void> {
+  try {
+    await readServer();
+    await readAccount();
+    failures = 0;
+    setProblem(null, nextDelaySeconds(0, 0));
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    failures += 1;
+    if (error.endsSession) forgetToken();
+    setProblem(error, nextDelaySeconds(failures, error.retryAfter));
+  }
+}
+
+function setProblem(error: RequestError | null, seconds: number): void {
+  problem.value = error;
+  nextTry.value = error ? Date.now() + seconds * 1000 : null;
+  schedule(seconds);
+}
+
+async function readServer(): Promise<void> {
+  try {
+    const startedAt = performance.now();
+    const response = await request('GET', isOnDesktop.value ? '/ctllm/page' : '/health');
+    latency.value = performance.now() - startedAt;
+    const body: unknown = await response.json();
+    reachability.value = 'ok';
+    isOnline.value = true; // some browsers report no network on a machine without a route
+    const version = isObject(body) && typeof body['version'] === 'string' ? body['version'] : '';
+    if (pageServer.value?.version !== version) pageServer.value = await readPageServer(version);
+  } catch (error) {
+    latency.value = null;
+    isOnline.value = navigator.onLine;
+    reachability.value = error instanceof RequestError && error.status ? 'failing' : 'unreachable';
+    forgetAccount();
+    throw error;
+  }
+}
+
+/** Asks who serves this page; a server of an older version is a cloud. */
+async function readPageServer(version: string): Promise<PageServer> {
+  try {
+    const body: unknown = await (await request('GET', '/ctllm/page')).json();
+    if (isObject(body) && body['role'] === 'desktop') return {role: 'desktop', version: String(body['version'])};
+  } catch (error) {
+    if (!(error instanceof RequestError) || error.status !== 404) throw error;
+  }
+  return {role: 'cloud', version};
+}
+
+async function readAccount(): Promise<void> {
+  if (!isLoggedIn.value) return;
+  const [proxyStatus, list] = await Promise.allSettled([
+    isOnDesktop.value ? null : getJson<ProxyStatus>('/ctllm/proxy'),
+    getJson<{readonly desktops: readonly Desktop[]}>('/ctllm/desktops'),
+  ]);
+  if (!isLoggedIn.value) return;
+  isProxyUnknown.value = proxyStatus.status === 'rejected';
+  proxy.value = proxyStatus.status === 'fulfilled' ? proxyStatus.value : null;
+  setDesktops(list.status === 'fulfilled' ? list.value.desktops : null);
+  for (const result of [proxyStatus, list]) if (result.status === 'rejected') throw result.reason;
+}
+
+/** Keeps the list that is shown, if the new one is the same: then nothing is rendered again. */
+function setDesktops(next: readonly Desktop[] | null): void {
+  if (JSON.stringify(next) !== JSON.stringify(desktops.value)) desktops.value = next;
+}
+
+function forgetAccount(): void {
+  proxy.value = null;
+  isProxyUnknown.value = false;
+  desktops.value = null;
+}
