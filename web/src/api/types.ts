@@ -50,8 +50,21 @@ export interface ProxyStatus {
 export interface Model {
   readonly name: string;
   readonly size: number;
+  /** RFC 3339. */
+  readonly modified_at?: string;
   readonly remote_host?: string;
   readonly details?: {readonly parameter_size?: string; readonly quantization_level?: string; readonly family?: string};
+}
+
+/** An element of Ollama's GET /api/ps. */
+export interface LoadedModel {
+  readonly name: string;
+  /** Bytes of memory, and how many of them are the graphics card's. */
+  readonly size: number;
+  readonly size_vram?: number;
+  /** RFC 3339. */
+  readonly expires_at: string;
+  readonly context_length?: number;
 }
 
 /** An element of GET /ctllm/desktop/generations. */
