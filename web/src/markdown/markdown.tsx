@@ -8,22 +8,26 @@ interface MarkdownProperties {
   readonly text: string;
   /** Whether more text will follow. It is shown at most once a frame then. */
   readonly isStreaming?: boolean;
+  /** Is called after something of it has been rendered, for example to scroll. */
+  readonly onRender?: () => void;
 }
 
 /** Shows `text`, which is hostile: no HTML in it, nothing that is loaded by itself.
  *
  * Text that is appended costs only what is new: blocks that are finished are never rendered again.
  */
-export function Markdown({text, isStreaming = false}: MarkdownProperties): VNode {
+export function Markdown({text, isStreaming = false, onRender}: MarkdownProperties): VNode {
   const host = useRef<HTMLDivElement>(null);
   const renderer = useRef<MarkdownRenderer | null>(null);
+  const listener = useRef(onRender);
+  listener.current = onRender;
   useLayoutEffect(() => () => {
     renderer.current?.dispose();
     renderer.current = null;
   }, []);
   useLayoutEffect(() => {
     if (!host.current) return;
-    renderer.current ??= new MarkdownRenderer(host.current);
+    renderer.current ??= new MarkdownRenderer(host.current, {onRender: () => listener.current?.()});
     renderer.current.show(text, {isStreaming});
   }, [text, isStreaming]);
   return <div class="markdown" ref={host} />;

@@ -1,23 +1,118 @@
 /** Shows Markdown that grows, in an element. */
+import {ChildrenView} from './block-view';
+import {BlockParser} from './block-parser';
+import {plainFormatter, type Formatter} from './formatter';
+import {References} from './references';
 
-export interface RendererOptions {
+export interface ShowOptions {
   /** Whether the text has an end that may still change. */
   readonly isStreaming?: boolean;
 }
 
-/** Keeps the content of an element equal to a Markdown text, and renders only what is new of it. */
+export interface RendererOptions {
+  readonly formatter?: Formatter;
+  /** Is called after the element has changed. */
+  readonly onRender?: (() => void) | undefined;
+  /** How long it works without a pause. */
+  readonly sliceMs?: number;
+  /** Calls `work` later; returns what cancels that. */
+  readonly schedule?: (work: () => void) => () => void;
+}
+
+/** Characters that are parsed between two looks at the clock. */
+const STEP = 1500;
+const SLICE_MS = 6;
+
+/** Keeps the content of an element equal to a Markdown text, and renders only what is new of it.
+ *
+ * Long texts are rendered in slices, between which the page can respond.
+ */
 export class MarkdownRenderer {
   readonly #host: HTMLElement;
+  readonly #formatter: Formatter;
+  readonly #onRender: () => void;
+  readonly #sliceMs: number;
+  readonly #schedule: (work: () => void) => () => void;
+  #parser = new BlockParser();
+  #view: ChildrenView | null = null;
+  #text = '';
+  #isStreaming = false;
+  #isFinished = false;
+  /** Takes back what the unfinished last line added. */
+  #endPreview: (() => void) | null = null;
+  #cancel: (() => void) | null = null;
 
-  constructor(host: HTMLElement) {
+  constructor(host: HTMLElement, options: RendererOptions = {}) {
     this.#host = host;
+    this.#formatter = options.formatter ?? plainFormatter;
+    this.#onRender = options.onRender ?? (() => {});
+    this.#sliceMs = options.sliceMs ?? SLICE_MS;
+    this.#schedule = options.schedule ?? nextFrame;
   }
 
-  /** Shows `text`. What it has in common with the text before stays as it is. */
-  show(text: string, _options: RendererOptions = {}): void {
-    this.#host.textContent = text;
+  /** Shows `text`. What it has in common with the text before stays as it is.
+   *
+   * The first slice of a text that is complete is shown at once, everything else with the next frames.
+   */
+  show(text: string, {isStreaming = false}: ShowOptions = {}): void {
+    const isNew = !this.#view || !text.startsWith(this.#text) || (this.#isFinished && text !== this.#text);
+    if (isNew) this.#reset();
+    else if (text === this.#text && (isStreaming === this.#isStreaming || this.#isFinished)) return;
+    this.#endPreview?.();
+    this.#endPreview = null;
+    this.#parser.append(text.slice(this.#text.length));
+    this.#text = text;
+    this.#isStreaming = isStreaming;
+    if (isNew && !isStreaming) this.#work();
+    else this.#cancel ??= this.#schedule(this.#work);
   }
 
   /** Stops all work; the element keeps its content. */
-  dispose(): void {}
+  dispose(): void {
+    this.#cancel?.();
+    this.#cancel = null;
+    this.#view?.dispose();
+  }
+
+  #reset(): void {
+    this.dispose();
+    this.#host.replaceChildren();
+    this.#parser = new BlockParser();
+    this.#view = new ChildrenView(this.#host, {references: new References(), formatter: this.#formatter});
+    this.#text = '';
+    this.#isFinished = false;
+    this.#endPreview = null;
+  }
+
+  readonly #work = (): void => {
+    this.#cancel = null;
+    const deadline = performance.now() + this.#sliceMs;
+    let hasMore = true;
+    while (hasMore && performance.now() < deadline) {
+      hasMore = this.#parser.advance(STEP);
+      this.#view?.update(this.#parser.document);
+    }
+    if (hasMore) this.#cancel = this.#schedule(this.#work);
+    else this.#showEnd();
+    this.#onRender();
+  };
+
+  /** Shows the last line, which has no end. */
+  #showEnd(): void {
+    if (this.#isStreaming) this.#endPreview = this.#parser.preview();
+    else {
+      this.#parser.finish();
+      this.#isFinished = true;
+    }
+    this.#view?.update(this.#parser.document);
+  }
+}
+
+function nextFrame(work: () => void): () => void {
+  if (document.visibilityState === 'hidden') {
+    const timer = setTimeout(work, 50);
+    return () => clearTimeout(timer);
+  }
+  const frame = requestAnimationFrame(work);
+  return () => cancelAnimationFrame(frame);
 }

@@ -1,0 +1,282 @@
+/** Shows blocks. A view follows its block while that grows; what is final is never rendered again. */
+import {t} from '../i18n/i18n';
+import {readAddress} from './address';
+import type {Block, Details, ItemDetails, ListDetails, RowDetails} from './block';
+import {CodeView} from './code-view';
+import {element} from './dom';
+import {normaliseLabel, unescape} from './inline-syntax';
+import {InlineView, type Context} from './inline-view';
+import {visibleText} from './visible-text';
+
+interface View {
+  readonly node: ChildNode;
+  /** Returns whether it can show another block by changing as little as if the block had grown. */
+  adopts(block: Block): boolean;
+  update(block: Block): void;
+  dispose(): void;
+}
+
+/** Shows the children of a block in an element. */
+export class ChildrenView {
+  readonly #host: HTMLElement;
+  readonly #context: Context;
+  readonly #views: View[] = [];
+  /** How many views, from the first, will never change again. */
+  #settled = 0;
+
+  constructor(host: HTMLElement, context: Context) {
+    this.#host = host;
+    this.#context = context;
+  }
+
+  update({children}: Block): void {
+    for (let index = this.#settled; index < children.length; index += 1) {
+      const child = children[index];
+      if (!child) return;
+      this.#place(index, child).update(child);
+      if (child.isFinal && index === this.#settled) this.#settled += 1;
+    }
+    while (this.#views.length > children.length) this.#drop(this.#views.pop());
+  }
+
+  dispose(): void {
+    for (const view of this.#views) view.dispose();
+  }
+
+  /** Returns the view of a child at its place. */
+  #place(index: number, child: Block): View {
+    const before = this.#views[index];
+    if (before?.adopts(child)) return before;
+    const view = makeView(child, this.#context);
+    this.#views[index] = view;
+    if (before) {
+      before.dispose();
+      before.node.replaceWith(view.node);
+    } else this.#hostOf(child).append(view.node);
+    return view;
+  }
+
+  #drop(view: View | undefined): void {
+    view?.dispose();
+    view?.node.remove();
+  }
+
+  /** The rows of a table are in its head or in its body. */
+  #hostOf({details}: Block): Element {
+    if (details.kind !== 'row') return this.#host;
+    return this.#host.querySelector(details.isHeader ? 'thead' : 'tbody') ?? this.#host;
+  }
+}
+
+function makeView(block: Block, context: Context): View {
+  const {details} = block;
+  switch (details.kind) {
+    case 'paragraph': return new TextView(element('p'), details, context);
+    case 'heading': return new TextView(makeHeading(details.level), details, context);
+    case 'code': return new CodeView(block, context.formatter);
+    case 'row': return new RowView(details, context);
+    case 'rule': return new FixedView(element('hr'), details);
+    case 'definition': return new DefinitionView(context);
+    default: return new ContainerView(details, context);
+  }
+}
+
+/** A heading of an answer is below those of the page. */
+function makeHeading(level: number): HTMLElement {
+  const heading = element(level <= 1 ? 'h3' : level === 2 ? 'h4' : level === 3 ? 'h5' : 'h6');
+  heading.className = `level-${level}`;
+  return heading;
+}
+
+class TextView implements View {
+  readonly node: HTMLElement;
+  readonly #inline: InlineView;
+  readonly #details: Details;
+
+  constructor(node: HTMLElement, details: Details, context: Context) {
+    this.node = node;
+    node.dir = 'auto';
+    this.#details = details;
+    this.#inline = new InlineView(node, context);
+  }
+
+  adopts({details}: Block): boolean {
+    if (details.kind === 'heading') return this.#details.kind === 'heading' && this.#details.level === details.level;
+    return details.kind === this.#details.kind;
+  }
+
+  update({text}: Block): void {
+    this.#inline.show(text);
+  }
+
+  dispose(): void {
+    this.#inline.dispose();
+  }
+}
+
+class RowView implements View {
+  readonly node = element('tr');
+  readonly #isHeader: boolean;
+  readonly #context: Context;
+  readonly #cells: InlineView[] = [];
+
+  constructor({isHeader}: RowDetails, context: Context) {
+    this.#isHeader = isHeader;
+    this.#context = context;
+  }
+
+  adopts({details}: Block): boolean {
+    return details.kind === 'row' && details.isHeader === this.#isHeader;
+  }
+
+  update({details}: Block): void {
+    if (details.kind !== 'row') return;
+    const {cells, alignments} = details;
+    cells.forEach((text, column) => this.#cell(column, alignments[column] ?? '').show(text));
+    for (const cell of this.#cells.splice(cells.length)) cell.dispose();
+    while (this.node.children.length > cells.length) this.node.lastElementChild?.remove();
+  }
+
+  dispose(): void {
+    for (const cell of this.#cells) cell.dispose();
+  }
+
+  #cell(column: number, alignment: string): InlineView {
+    const known = this.#cells[column];
+    if (known) return known;
+    const cell = element(this.#isHeader ? 'th' : 'td', alignment);
+    if (cell.tagName === 'TH') cell.setAttribute('scope', 'col');
+    cell.dir = 'auto';
+    this.node.append(cell);
+    const view = new InlineView(cell, this.#context);
+    this.#cells[column] = view;
+    return view;
+  }
+}
+
+/** A block without any text. */
+class FixedView implements View {
+  readonly node: HTMLElement;
+  readonly #details: Details;
+
+  constructor(node: HTMLElement, details: Details) {
+    this.node = node;
+    this.#details = details;
+  }
+
+  adopts({details}: Block): boolean {
+    return details.kind === this.#details.kind;
+  }
+
+  update(): void {}
+  dispose(): void {}
+}
+
+/** Shows nothing, but the links that were waiting for the definition. */
+class DefinitionView implements View {
+  readonly node = document.createComment('');
+  readonly #context: Context;
+
+  constructor(context: Context) {
+    this.#context = context;
+  }
+
+  adopts({details}: Block): boolean {
+    return details.kind === 'definition';
+  }
+
+  update({details, isFinal}: Block): void {
+    if (details.kind !== 'definition' || !isFinal) return;
+    const address = readAddress(unescape(details.destination));
+    if (address) this.#context.references.define(normaliseLabel(unescape(details.label)), address);
+  }
+
+  dispose(): void {}
+}
+
+class ContainerView implements View {
+  readonly node: HTMLElement;
+  readonly #details: Details;
+  readonly #children: ChildrenView;
+
+  constructor(details: Details, context: Context) {
+    this.#details = details;
+    const {node, host} = makeContainer(details);
+    this.node = node;
+    this.#children = new ChildrenView(host, context);
+  }
+
+  adopts({details}: Block): boolean {
+    return isSameContainer(details, this.#details);
+  }
+
+  update(block: Block): void {
+    if (block.details.kind === 'list') this.node.classList.toggle('loose', block.details.isLoose);
+    this.#children.update(block);
+  }
+
+  dispose(): void {
+    this.#children.dispose();
+  }
+}
+
+/** Returns whether two blocks have the same elements around their children. */
+function isSameContainer(one: Details, other: Details): boolean {
+  if (one.kind === 'list') return other.kind === 'list' && one.isOrdered === other.isOrdered && one.start === other.start;
+  if (one.kind === 'item') return other.kind === 'item' && one.task === other.task;
+  if (one.kind === 'footnote') return other.kind === 'footnote' && one.label === other.label;
+  if (one.kind === 'table') return other.kind === 'table';
+  return one.kind === other.kind;
+}
+
+interface Container {
+  readonly node: HTMLElement;
+  /** The element that the children are in. */
+  readonly host: HTMLElement;
+}
+
+function makeContainer(details: Details): Container {
+  if (details.kind === 'list') return makeList(details);
+  if (details.kind === 'item') return makeItem(details);
+  if (details.kind === 'table') return makeTable();
+  if (details.kind === 'footnote') return makeFootnote(details.label);
+  const node = element('blockquote');
+  node.dir = 'auto';
+  return {node, host: node};
+}
+
+function makeList({isOrdered, start}: ListDetails): Container {
+  const node = element(isOrdered ? 'ol' : 'ul');
+  if (node instanceof HTMLOListElement && start !== 1) node.start = start;
+  node.dir = 'auto';
+  return {node, host: node};
+}
+
+function makeItem({task}: ItemDetails): Container {
+  const node = element('li');
+  node.dir = 'auto';
+  if (task === null) return {node, host: node};
+  const box = element('input');
+  box.type = 'checkbox';
+  box.checked = task;
+  box.disabled = true;
+  box.setAttribute('aria-label', t(task ? 'markdown.done' : 'markdown.open'));
+  node.className = 'task';
+  const host = element('div');
+  node.append(box, host);
+  return {node, host};
+}
+
+function makeTable(): Container {
+  const table = element('table', '', element('thead'), element('tbody'));
+  const node = element('div', 'table', table);
+  node.tabIndex = 0;
+  node.setAttribute('role', 'region');
+  node.setAttribute('aria-label', t('markdown.table'));
+  return {node, host: table};
+}
+
+function makeFootnote(label: string): Container {
+  const host = element('div');
+  return {node: element('div', 'footnote', element('sup', '', visibleText(label)), host), host};
+}
