@@ -1,6 +1,6 @@
 /** A block of code: its language, a button that copies it, and the code, which grows at its end. */
 import {t} from '../i18n/i18n';
-import {copyText} from '../ui/copy-text';
+import {copyText} from '../ui/clipboard';
 import type {Block} from './block';
 import {button, element} from './dom';
 import type {ColouredRun, Formatter} from './formatter';
@@ -170,7 +170,7 @@ function colourPart(text: string, reader: RunReader): DocumentFragment {
   for (let position = 0; position < text.length;) {
     const [length, scope] = reader.take(text.length - position);
     const shown = visibleText(text.slice(position, position + length));
-    fragment.append(scope ? element('span', scope, shown) : shown);
+    fragment.append(scope ? element('span', `code-${scope}`, shown) : shown);
     position += Math.max(length, 1);
   }
   return fragment;

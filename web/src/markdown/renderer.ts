@@ -87,11 +87,11 @@ export class MarkdownRenderer {
   readonly #work = (): void => {
     this.#cancel = null;
     const deadline = performance.now() + this.#sliceMs;
-    let hasMore = true;
-    while (hasMore && performance.now() < deadline) {
+    let hasMore: boolean;
+    do {
       hasMore = this.#parser.advance(STEP);
       this.#view?.update(this.#parser.document);
-    }
+    } while (hasMore && performance.now() < deadline);
     if (hasMore) this.#cancel = this.#schedule(this.#work);
     else this.#showEnd();
     this.#onRender();
