@@ -54,8 +54,9 @@ compatibility: $(VENV)/.tests $(VENV)/.npm $(VENV)/.compatibility ## Every clien
 images: $(VENV)/.runs ## Build the image of the streaming proxy (BASE_IMAGE=..., for a server with Docker)
 	@PYTHON=$(BIN)/python containers/build $(BASE_IMAGE)
 
-clients: $(VENV)/.tests ## Write docs/clients.md from the table of clients
+clients: $(VENV)/.tests ## Write docs/clients.md, and what the page shows, from the table of clients
 	$(BIN)/python -m ctllm.client_snippets > docs/clients.md
+	$(BIN)/python -m ctllm.client_snippets --json > web/src/settings/snippets.json
 
 npm: $(VENV)/.npm ## The clients from npm that the tests drive
 

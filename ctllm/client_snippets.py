@@ -1,4 +1,4 @@
-"""Setup instructions for clients: one table for `ctllm connect`, docs/clients.md and tests.
+"""Setup instructions for clients: one table for `ctllm connect`, docs/clients.md, page and tests.
 
 Each client has steps for a desktop's endpoint, which needs no API key, and for the cloud. Shell
 lines are for a POSIX shell and work as printed. A key is in the environment or in a file of the
@@ -7,9 +7,10 @@ client, never among the arguments of a program, which other users of the machine
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 
 from ctllm.errors import BadRequest
@@ -603,5 +604,23 @@ def _format_fenced_steps(steps: tuple[Step, ...], target: Target) -> list[str]:
     return texts
 
 
+def format_json() -> str:
+    """Return the table as JSON, with its placeholders, for the settings of the page."""
+    clients = [
+        {
+            "name": client.name,
+            "title": client.title,
+            "needsKey": client.needs_key,
+            "endpointSteps": list(map(asdict, client.endpoint_steps)),
+            "cloudSteps": list(map(asdict, client.cloud_steps)),
+            "cloudUnsupported": client.cloud_unsupported,
+            "note": client.note,
+            "verified": client.verified,
+        }
+        for client in CLIENTS
+    ]
+    return json.dumps(clients, ensure_ascii=False, indent=1) + "\n"
+
+
 if __name__ == "__main__":
-    sys.stdout.write(format_page())
+    sys.stdout.write(format_json() if sys.argv[1:] == ["--json"] else format_page())

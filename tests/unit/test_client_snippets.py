@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ctllm.client_snippets import (
     find_client,
     format_common_clients,
     format_instructions,
+    format_json,
     format_page,
 )
 from ctllm.errors import BadRequest
@@ -27,6 +29,12 @@ ENDPOINT = Target("http://127.0.0.1:11435", model="qwen3:4b")
 class TableTests(TestCase):
     def test_docs_clients_md_is_generated_from_the_table(self) -> None:
         self.assertEqual((ROOT / "docs/clients.md").read_text(), format_page())
+
+    def test_the_clients_of_the_page_are_generated_from_the_table(self) -> None:
+        generated = (ROOT / "web/src/settings/snippets.json").read_text()
+        self.assertEqual(generated, format_json(), "not current; update it with: make clients")
+        names = [each["name"] for each in json.loads(generated)]
+        self.assertEqual(names, [client.name for client in CLIENTS])
 
     def test_names_are_unique_words(self) -> None:
         names = [client.name for client in CLIENTS]
