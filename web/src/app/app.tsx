@@ -5,12 +5,16 @@ import {ChatView} from '../chat/chat-view';
 import {t} from '../i18n/i18n';
 import {Welcome} from '../onboarding/welcome';
 import {Account} from '../session/account';
-import {ConversationList} from '../storage/conversation-list';
+import {isLoggedIn} from '../session/session';
+import {PathLine} from '../status/path-line';
 import {watchStatus} from '../status/status-store';
+import {ConversationList} from '../storage/conversation-list';
+import {Button} from '../ui/button';
 import {Confirmation} from '../ui/confirmation';
+import {Icon} from '../ui/icon';
 import {Lazy} from '../ui/lazy';
 import {Toasts} from '../ui/toast';
-import './layout.css';
+import {Frame} from './frame';
 import {navigate, route, type View} from './router';
 
 type LateView = Exclude<View, 'chat'>;
@@ -29,20 +33,32 @@ function CurrentView(): VNode {
   return <><Welcome /><ChatView /></>;
 }
 
+function Sidebar(): VNode {
+  return (
+    <>
+      <h1>ctllm</h1>
+      <p class="soft">{t('app.tagline')}</p>
+      <Button icon="add" onClick={() => navigate('chat')}>{t('app.newChat')}</Button>
+      <ConversationList />
+      <div class="sidebar-links">
+        <PathLine />
+        {isLoggedIn.value && (
+          <button
+            type="button"
+            class="plain with-icon"
+            aria-current={route.value.view === 'models' ? 'page' : undefined}
+            onClick={() => navigate('models')}
+          >
+            <Icon name="model" />{t('app.models')}
+          </button>
+        )}
+      </div>
+      <Account />
+    </>
+  );
+}
+
 export function App(): VNode {
   useEffect(watchStatus, []);
-  return (
-    <div class="frame">
-      <nav class="sidebar">
-        <h1>ctllm</h1>
-        <p class="soft">{t('app.tagline')}</p>
-        <button type="button" onClick={() => navigate('chat')}>{t('app.newChat')}</button>
-        <ConversationList />
-        <Account />
-      </nav>
-      <main class="view"><CurrentView /></main>
-      <Confirmation />
-      <Toasts />
-    </div>
-  );
+  return <><Frame sidebar={<Sidebar />}><CurrentView /></Frame><Confirmation /><Toasts /></>;
 }
