@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctllm.cli.autostart_files import AutostartFile, Environment, autostart_files
+from ctllm.autostart.files import AutostartFile
+from ctllm.autostart.installation import install, local_autostart_files, remove
 from ctllm.cli.output import print_error, print_text
 from ctllm.cli.parser import Parser
 from ctllm.config import Config
-from ctllm.errors import BadConfiguration, BadRequest
-from ctllm.system.launch_commands import desktop_command, tray_command
+from ctllm.errors import BadRequest
 
 
 def add_commands(parser: Parser) -> None:
@@ -42,27 +40,12 @@ def run(config: Config, arguments: Namespace) -> None:
     options = [f"--state-dir={config.state_dir}"]
     if arguments.with_config:
         options.append(f"--config={Path(arguments.with_config).absolute()}")
-    environment = Environment(
-        platform=sys.platform,
-        environ=os.environ,
-        has_systemd=shutil.which("systemctl") is not None,
-        desktop=(*desktop_command(), *options),
-        tray=(*tray_command(), *options, "--wait=120"),
-    )
-    for file in autostart_files(environment):
+    for file in local_autostart_files(options):
         (_install if arguments.state == "on" else _remove)(file)
 
 
 def _install(file: AutostartFile) -> None:
-    try:
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        file.path.write_bytes(file.content)
-        if file.link is not None:
-            file.link.parent.mkdir(parents=True, exist_ok=True)
-            file.link.unlink(missing_ok=True)
-            file.link.symlink_to(file.path)
-    except OSError as error:
-        raise BadConfiguration(f"{file.path}: cannot be written: {error.strerror}") from error
+    install(file)
     print_text(f"{file.path}: {file.description}")
     _try_commands(file.after_install)
 
@@ -71,11 +54,7 @@ def _remove(file: AutostartFile) -> None:
     exists = file.path.exists()
     if exists:
         _try_commands(file.before_removal)
-    try:
-        for path in (file.path, *filter(None, [file.link])):
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise BadConfiguration(f"{file.path}: cannot be removed: {error.strerror}") from error
+    remove(file)
     print_text(f"{file.path}: {'removed' if exists else 'does not exist'}")
 
 

@@ -43,9 +43,21 @@ def add_commands(parser: Parser) -> None:
     )
     _add_json(status_parser)
     status_parser.add_argument("--watch", action="store_true", help="show each change until Ctrl-C")
+    show_parser = parser.add_command(
+        "show",
+        show,
+        "Open the chat page",
+        "Open the chat page in its window or your browser, logged in: the cloud's, or that of this "
+        "machine where it is not logged in to a cloud or the cloud cannot be reached. Without a "
+        "browser, print its address.",
+        heading=_HEADING,
+        examples=("ctllm show", "ctllm show --local"),
+    )
+    show_parser.add_argument(
+        "--local", action="store_true", help="open the page of this machine, without the cloud"
+    )
+    _add_json(show_parser)
     for name, handler, summary, description in (
-        ("show", show, "Open the chat page", "Open the chat page in its window or your browser, "
-         "logged in. Without a browser, print its address."),
         ("hide", hide, "Hide the window of the chat page", "Hide the window of the chat page, if "
          "it has one."),
         ("settings", settings, "Open the settings", "Open the settings in your browser. Without a "
@@ -150,7 +162,12 @@ def _watch(daemon: IpcClient, arguments: Namespace) -> None:
 
 def show(config: Config, arguments: Namespace) -> None:
     """Open the chat page."""
-    _call(config, arguments, lambda daemon: daemon.call(protocol.Show), _describe_opened)
+    _call(
+        config,
+        arguments,
+        lambda daemon: daemon.call(protocol.Show, is_local=arguments.local),
+        _describe_opened,
+    )
 
 
 def settings(config: Config, arguments: Namespace) -> None:
@@ -160,8 +177,11 @@ def settings(config: Config, arguments: Namespace) -> None:
 
 def _describe_opened(result: Mapping[str, Any]) -> str:
     if result["opened"]:
-        return "Opened in its window." if result["window"] else "Opened in your browser."
+        opened = "Opened in its window." if result["window"] else "Opened in your browser."
+        return f"{opened} It is the page of this machine." if result.get("local") else opened
     reason = "There is no browser to open. This address works once, for two minutes:"
+    if result.get("local"):
+        reason = f"{reason[:-1]}, on this machine:"
     return f"{reason}\n{result['address']}"
 
 

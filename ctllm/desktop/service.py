@@ -11,6 +11,7 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
+from ctllm.autostart.installation import local_autostart_files
 from ctllm.config import Desktop, Proxy, resolve_ollama_url, to_endpoint_string
 from ctllm.demo import DemoServer
 from ctllm.desktop.api_key_lease import ApiKeyLease
@@ -31,13 +32,18 @@ from ctllm.desktop.ipc.browser import BrowserOpener, ChatPage, ThreadReactor, ha
 from ctllm.desktop.ipc.commands import CommandHandler
 from ctllm.desktop.ipc.instance_lock import InstanceLock
 from ctllm.desktop.ipc.log_buffer import LogBuffer
+from ctllm.desktop.ipc.logins import Logins
 from ctllm.desktop.ipc.provider_login import PendingLogin
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ipc.webview_process import ProcessReactor, WebviewWindow, can_have_window
 from ctllm.desktop.key_usage import KeyUsage, KeyUsageFile
 from ctllm.desktop.login_maintenance import LoginMaintenance
 from ctllm.desktop.login_store import open_login_store
-from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
+from ctllm.desktop.loopback.api import LoopbackApi
+from ctllm.desktop.loopback.endpoint import LoopbackEndpoint
+from ctllm.desktop.loopback.page_link import page_url
+from ctllm.desktop.loopback.sessions import LoopbackSessions
+from ctllm.desktop.loopback.setup_api import SetupApi
 from ctllm.desktop.oauth.provider import Provider
 from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
@@ -60,6 +66,7 @@ from ctllm.system.launch_commands import window_command
 from ctllm.tunnel import frames
 from ctllm.tunnel.frames import Status
 from ctllm.tunnel.responder import Responder
+from ctllm.web_ui.page_files import PageFiles
 
 
 class Reactor(ProcessReactor, ThreadReactor, Protocol):
@@ -122,6 +129,8 @@ class DesktopService(MultiService):
         self._host_monitor: HostMonitor | None = None
         self.endpoint: EndpointService | None = None
         self._demo: EndpointService | None = None
+        self._loopback_sessions = LoopbackSessions(reactor.seconds)
+        self._loopback_api: LoopbackApi | None = None
         if settings.listen != "off":
             self._add_endpoint(to_endpoint_string(settings.listen))
         if settings.demo == "on":
@@ -164,6 +173,10 @@ class DesktopService(MultiService):
         assert self.broker is not None
         await self.broker.handle_request(head, request)
 
+    async def _handle_own_request(self, request: ServerRequest) -> None:
+        assert self._loopback_api is not None
+        await self._loopback_api.handle(request)
+
     def _cloud_endpoint(self, url: str) -> Endpoint:
         return endpoint_for_url(url, self._reactor, self._environ)
 
@@ -173,7 +186,9 @@ class DesktopService(MultiService):
     # -- parts
 
     def _add_endpoint(self, endpoint: str) -> None:
-        app = LoopbackEndpoint(self._handle_request, self._is_on_loopback)
+        app = LoopbackEndpoint(
+            self._handle_request, self._is_on_loopback, self._handle_own_request, PageFiles()
+        )
         factory = HttpServerFactory(
             app,
             self._reactor,
@@ -249,11 +264,19 @@ class DesktopService(MultiService):
         browser = BrowserOpener(
             reactor, self._state, lambda: has_display(self._environ, sys.platform)
         )
-        page = ChatPage(self.session, browser, window)
+        page = ChatPage(
+            self.session,
+            browser,
+            window,
+            self._local_link,
+            lambda: bridge.state is ConnectionState.ERROR,
+        )
         shutdown = GracefulShutdown(
             reactor, broker, lambda: broker.active_requests + bridge.traffic[0], reactor.stop
         )
         pending_login = PendingLogin(self._log_in_with_provider, browser)
+        logins = Logins(self.session, self.client_factory, self.oauth, pending_login)
+        self._loopback_api = self._make_loopback_api(reporter, logins)
         commands = CommandHandler(
             self._fresh_status(reporter),
             shutdown.begin,
@@ -261,9 +284,7 @@ class DesktopService(MultiService):
             window,
             broker,
             self.session,
-            self.client_factory,
-            self.oauth,
-            pending_login,
+            logins,
             log,
         )
         ipc = IpcService(
@@ -282,6 +303,23 @@ class DesktopService(MultiService):
         self.connection.add_observer(ipc.status_changed)
         broker.add_observer(ipc.status_changed)
         return ipc
+
+    def _make_loopback_api(self, reporter: StatusReporter, logins: Logins) -> LoopbackApi:
+        options = (f"--state-dir={self._state.absolute()}",)
+        setup = SetupApi(
+            reporter.status, logins, lambda: local_autostart_files(options), self._reactor
+        )
+        return LoopbackApi(
+            self._loopback_sessions,
+            reporter.describe_desktop,
+            self._reactor,
+            routes=setup.routes,
+        )
+
+    def _local_link(self) -> str:
+        """Return a link to the page of this machine that logs in once, or an empty string."""
+        url = page_url("" if self.endpoint is None else self.endpoint.authority)
+        return f"{url}/#invite={self._loopback_sessions.create_code()}" if url else ""
 
     async def _log_in_with_provider(
         self, cloud_url: str, provider: Provider, prompt: LoginPrompt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -72,6 +73,22 @@ class StatusReporter:
             started=self._started,
             token_location=self._session.logins.description(self._session.credentials),
         )
+
+    def describe_desktop(self) -> dict[str, object]:
+        """Return the JSON of this desktop as the cloud lists it, for the page of this machine."""
+        status = self._ollama.status
+        return {
+            "id": self._desktop_id,
+            "name": self._name,
+            "connected": True,
+            "since": round(max(0.0, time.time() - self._started), 1),
+            "ollama": status.ollama,
+            "version": status.version,
+            "models": status.models,
+            "exchanges": self._broker.active_requests,
+            "resources": True,
+            "latency_ms": None,
+        }
 
     def _login(self) -> tuple[str, str]:
         try:

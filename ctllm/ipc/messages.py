@@ -113,12 +113,14 @@ class Status(msgspec.Struct, frozen=True):
 class OpenResult(msgspec.Struct, frozen=True):
     """Whether the page was opened, in ctllm's `window` or in the browser.
 
-    If not, `address` is a URL that the user can open once.
+    If not, `address` is a URL that the user can open once. `local` tells that it is the page of
+    this machine, and not that of the cloud.
     """
 
     opened: bool
     address: str = ""
     window: bool = False
+    local: bool = False
 
 
 class ProviderChoice(msgspec.Struct, frozen=True):

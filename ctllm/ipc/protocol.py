@@ -48,7 +48,9 @@ class Subscribe(_Request, frozen=True, tag="SUBSCRIBE"):
 
 
 class Show(_Request, frozen=True, tag="SHOW"):
-    """Open the chat page."""
+    """Open the chat page; with `local`, that of this machine and not that of the cloud."""
+
+    is_local: bool = msgspec.field(default=False, name="local")
 
 
 class Hide(_Request, frozen=True, tag="HIDE"):

@@ -154,12 +154,19 @@ MAY_IMPORT = {
         "errors",
     },
     "desktop.service": {
-        "desktop", "desktop.broker", "desktop.ipc", "demo", "tunnel", "ollama", "auth", "ipc",
+        "desktop", "desktop.broker", "desktop.ipc", "desktop.loopback", "autostart",
+        "web_ui", "demo", "tunnel",
+        "ollama", "auth", "ipc",
         "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
         "desktop.broker", "desktop.oauth", "desktop.secret_store", "relay", "tunnel", "ollama",
         "auth", "ipc", "http", "reactor", "fastpath", "system", "common", "errors",
+    },
+    "autostart": {"system", "errors"},
+    "desktop.loopback": {
+        "desktop", "desktop.broker", "desktop.ipc", "desktop.oauth", "autostart", "web_ui",
+        "ollama", "ipc", "http", "reactor", "system", "common", "errors",
     },
     "proxy_args": set(),
     "tap_options": {"config", "errors", "proxy_args"},
@@ -168,8 +175,8 @@ MAY_IMPORT = {
         "client_snippets",
     },
     "cli": {
-        "ollama", "desktop", "cloud", "http", "auth", "reactor", "ipc", "config", "common",
-        "errors", "client_snippets", "system",
+        "autostart", "ollama", "desktop", "cloud", "http", "auth", "reactor", "ipc", "config",
+        "common", "errors", "client_snippets", "system",
     },
     "tap": {
         "auth", "desktop", "cloud", "proxy", "http", "fastpath", "reactor", "config", "common",

@@ -87,7 +87,7 @@ class Indicator:
         yield item(view.status_line, None, enabled=False)
         yield menu.SEPARATOR
         if view.is_running:
-            yield item("Show CloudToLocalLLM", actions.show, enabled=view.is_logged_in)
+            yield item("Show CloudToLocalLLM", actions.show, enabled=view.has_page)
             yield item("Hide CloudToLocalLLM", actions.hide)
             yield item("Routing", menu(*self._policy_items()))
             yield item("Models in memory", menu(*self._model_items()))
@@ -96,7 +96,7 @@ class Indicator:
                 yield item("Log out", actions.log_out)
             else:
                 yield item("Log in …", actions.log_in)
-            yield item("Settings", actions.settings, enabled=view.is_logged_in)
+            yield item("Settings", actions.settings, enabled=view.has_page)
             yield item("About", actions.about)
         else:
             yield item("Start", actions.start_daemon)

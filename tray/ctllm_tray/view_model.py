@@ -47,6 +47,7 @@ class View:
     status_line: str
     is_running: bool = False
     is_logged_in: bool = False
+    has_page: bool = False  # of the cloud or of this machine
     policy: str = ""
     loaded_models: tuple[str, ...] = ()
     more_models: int = 0
@@ -69,11 +70,13 @@ def view_from_status(status: Status) -> View:
     if status.state in (ConnectionState.ERROR, ConnectionState.LOGGED_OUT) and has_reason:
         line = f"{line}: {truncate(status.reason)}"
     loaded = status.ollama.loaded
+    is_logged_in = status.authentication_state == "authenticated"
     return View(
         icon=_ICONS[status.state],
         status_line=line,
         is_running=True,
-        is_logged_in=status.authentication_state == "authenticated",
+        is_logged_in=is_logged_in,
+        has_page=is_logged_in or status.endpoint.startswith("http://"),
         policy=status.policy,
         loaded_models=tuple(map(truncate, loaded[:MAX_MODELS])),
         more_models=max(0, len(loaded) - MAX_MODELS),

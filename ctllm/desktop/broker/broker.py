@@ -19,7 +19,7 @@ from ctllm.desktop.ollama_monitor import OllamaMonitor
 from ctllm.errors import CtllmError, Forbidden, NotFound, OllamaDown
 from ctllm.http.header_policy import DESKTOP, MODEL, ROUTE, quote_name, refuse_renamed_headers
 from ctllm.http.interfaces import RequestSink, ResponseSink
-from ctllm.http.message.head import Headers, RequestHead
+from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.http.request_timeout import deduct_elapsed, set_timeout
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket
@@ -161,11 +161,12 @@ class Broker(MultiService):
         ):
             request.respond(200, b"Ollama is running", _TEXT)
             return
-        form = find_list_format(head)
+        is_local = self._names_this_desktop(head)
+        form = None if is_local else find_list_format(head)
         if form is not None and await self._respond_with_merged_list(form, head, request):
             return
         finder = create_model_sniffer(head, self._buffer_budget)
-        may_use_cloud = can_remote_ollama_answer(head)
+        may_use_cloud = can_remote_ollama_answer(head) and not is_local
         has_cloud = self.remote_desktops.is_logged_in and self.policy is not RoutingPolicy.NEVER
         buffer = ReplayBuffer(self._buffer_budget, may_use_cloud and has_cloud)
         failover_request = FailoverRequest(self, head, request, finder, buffer)
@@ -173,6 +174,13 @@ class Broker(MultiService):
         if finder is None or not may_use_cloud or not self._routes_by_model:
             failover_request.choose_route()
         request.relay_to(failover_request)
+
+    def _names_this_desktop(self, head: RequestHead) -> bool:
+        """Return whether the page asks for this desktop: such a request takes no other route."""
+        selector = get_header(head.headers, DESKTOP.lower())
+        if selector is None:
+            return False
+        return selector in (self.remote_desktops.own_id.encode(), quote_name(self._name))
 
     @property
     def _routes_by_model(self) -> bool:
@@ -218,7 +226,7 @@ class Broker(MultiService):
         Requests that change this desktop's models stay local, as do those for unknown endpoints,
         which other desktops would refuse.
         """
-        if not can_any_ollama_answer(head):
+        if not can_any_ollama_answer(head) or self._names_this_desktop(head):
             return Route.LOCAL
         name = model or model_in_path(head)
         is_only_remote = (

@@ -126,10 +126,14 @@ class RemoteDesktops(Service):
         return any(each.ollama == "up" for each in self.others)
 
     @property
+    def own_id(self) -> str:
+        """The id of this desktop."""
+        return self._session.credentials.desktop_id
+
+    @property
     def others(self) -> tuple[RemoteDesktop, ...]:
         """The user's desktops without this one."""
-        own = self._session.credentials.desktop_id
-        return tuple(each for each in self.desktops if each.id != own)
+        return tuple(each for each in self.desktops if each.id != self.own_id)
 
     def has_model(self, model: str) -> bool:
         """Return whether Ollama has `model` on another desktop."""

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.ipc.webview_process import WebviewWindow
+from ctllm.errors import BadRequest, CtllmError, Unauthorized
 from ctllm.ipc.messages import OpenResult
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import Service
@@ -33,6 +35,10 @@ from ctllm.system.display import has_graphical_session
 FILE_LIFETIME = 60.0
 #: Seconds after which a browser command counts as successful: some run until the browser ends.
 BROWSER_TIMEOUT = 5.0
+NO_LOCAL_PAGE = (
+    "This desktop serves no page on this machine: desktop.listen is off, or no address of the "
+    "loopback interface. Set it, for example to 127.0.0.1:11435."
+)
 
 _FILE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta http-equiv="refresh" content="0;url={0}"><meta name="referrer" content="no-referrer">
@@ -129,29 +135,64 @@ class BrowserOpener(Service):
 
 
 class ChatPage:
-    """Opens the chat page, in its window or with `browser`."""
+    """Opens the chat page, in its window or with `browser`.
+
+    It is the cloud's page, or that of this machine where there is no login or the cloud cannot be
+    reached. `local_link` returns a link to the latter, which logs in once, or an empty string if
+    the loopback endpoint has no page. `is_disconnected` tells whether the last attempt to connect
+    to the cloud failed.
+    """
+
+    _log = Logger()
 
     def __init__(
-        self, session: CloudSession, browser: BrowserOpener, window: WebviewWindow
+        self,
+        session: CloudSession,
+        browser: BrowserOpener,
+        window: WebviewWindow,
+        local_link: Callable[[], str] = lambda: "",
+        is_disconnected: Callable[[], bool] = lambda: False,
     ) -> None:
         self._session = session
         self._browser = browser
         self._window = window
+        self._local_link = local_link
+        self._is_disconnected = is_disconnected
 
-    async def open(self, view: str = "") -> OpenResult:
-        """Open the page, at `view` if given; raises CtllmError if this desktop is logged out."""
-        if self._window.is_open and not view:
+    async def open(self, view: str = "", *, is_local: bool = False) -> OpenResult:
+        """Open the page, at `view` if given; with `is_local`, that of this machine.
+
+        Raises CtllmError where there is neither a cloud nor a loopback endpoint.
+        """
+        if self._window.is_open and not view and not is_local:
             self._window.show()
             return OpenResult(True, window=True)
-        url = await self._login_link(view)
+        link, is_local = await self._choose_link(is_local)
+        url = f"{link}&view={view}" if view else link
         if await self._window.open(url):
-            return OpenResult(True, window=True)
+            return OpenResult(True, window=True, local=is_local)
         if not await self._browser.open(url):
-            return OpenResult(False, url)
-        return OpenResult(True)
+            return OpenResult(False, url, local=is_local)
+        return OpenResult(True, local=is_local)
 
-    async def _login_link(self, view: str) -> str:
+    async def _choose_link(self, is_local: bool) -> tuple[str, bool]:
+        """Return a link that logs in, and whether it is to this machine's page."""
+        if is_local or self._is_disconnected():
+            if link := self._local_link():
+                return link, True
+            if is_local:
+                raise BadRequest(NO_LOCAL_PAGE)
+        try:
+            return await self._cloud_link(), False
+        except CtllmError as error:
+            link = self._local_link()
+            if not link:
+                raise
+            if not isinstance(error, Unauthorized):
+                self._log.info("The cloud's page cannot be opened: {why}", why=error.message)
+            return link, True
+
+    async def _cloud_link(self) -> str:
         client = self._session.client()
         code = await client.create_login_code(await self._session.access_token())
-        fragment = f"&view={view}" if view else ""
-        return f"{client.url}/#invite={code}{fragment}"
+        return f"{client.url}/#invite={code}"

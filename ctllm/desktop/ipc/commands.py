@@ -6,30 +6,19 @@ import platform
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from twisted.logger import Logger
-
 import twisted
 from ctllm import __version__
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
-from ctllm.desktop.cloud_client import (
-    CloudClient,
-    parse_cloud_url,
-    parse_invite_link,
-    require_https,
-)
-from ctllm.desktop.cloud_login import find_providers, log_in_with_invite, log_out
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.ipc.browser import ChatPage
 from ctllm.desktop.ipc.connection import IpcConnection
 from ctllm.desktop.ipc.log_buffer import LogBuffer
-from ctllm.desktop.ipc.provider_login import PendingLogin
+from ctllm.desktop.ipc.logins import Logins
 from ctllm.desktop.ipc.webview_process import WebviewWindow
-from ctllm.desktop.oauth.provider import choose_provider
-from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.errors import BadConfiguration
 from ctllm.ipc import protocol
-from ctllm.ipc.messages import AboutInfo, LoginBegun, OpenResult, ProviderChoice, Status
+from ctllm.ipc.messages import AboutInfo, LoginBegun, OpenResult, Status
 
 HOMEPAGE = "https://github.com/ctllm/ctllm"
 
@@ -41,8 +30,6 @@ class CommandHandler:
     number of active requests.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         get_status: Callable[[], Awaitable[Status]],
@@ -51,9 +38,7 @@ class CommandHandler:
         window: WebviewWindow,
         broker: Broker,
         session: CloudSession,
-        client_for: Callable[[str], CloudClient],
-        oauth: OAuthClient,
-        pending_login: PendingLogin,
+        logins: Logins,
         log_buffer: LogBuffer,
     ) -> None:
         self._get_status = get_status
@@ -62,9 +47,7 @@ class CommandHandler:
         self._window = window
         self._broker = broker
         self._session = session
-        self._client_for = client_for
-        self._oauth = oauth
-        self._pending_login = pending_login
+        self._logins = logins
         self._log_buffer = log_buffer
         self._handlers: Mapping[type[Any], Callable[[Any, IpcConnection], Awaitable[object]]] = {
             protocol.StatusRequest: self._handle_status,
@@ -93,8 +76,8 @@ class CommandHandler:
         connection.is_subscribed = True
         return await self._get_status()
 
-    async def _handle_show(self, _: protocol.Show, connection: IpcConnection) -> OpenResult:
-        return await self._page.open()
+    async def _handle_show(self, request: protocol.Show, connection: IpcConnection) -> OpenResult:
+        return await self._page.open(is_local=request.is_local)
 
     async def _handle_settings(self, _: protocol.Settings, connection: IpcConnection) -> OpenResult:
         return await self._page.open("settings")
@@ -116,38 +99,26 @@ class CommandHandler:
         return {"preference": request.policy}
 
     async def _handle_login(self, request: protocol.Login, connection: IpcConnection) -> object:
-        url, invite = parse_invite_link(request.link)
-        require_https(url)
-        login = await log_in_with_invite(
-            self._session.logins, self._client_for, self._oauth, url, invite,
-            lambda message: self._log.warn("{message}", message=message),
-        )  # fmt: skip
-        self._log.info("Logged in to {url} as {name}", url=url, name=login.user_name)
+        login = await self._logins.log_in_with_invite(request.link)
         return {"cloud_url": login.cloud_url, "user": login.user_name}
 
     async def _handle_begin_login(
         self, request: protocol.BeginLogin, connection: IpcConnection
     ) -> LoginBegun:
-        url = parse_cloud_url(request.cloud_url)
-        require_https(url)
-        providers = await find_providers(self._client_for(url))
-        if not request.provider and len(providers) > 1:
-            choices = tuple(ProviderChoice(each.name, each.label) for each in providers)
-            return LoginBegun("choose", choices)
-        return await self._pending_login.begin(
-            url,
-            choose_provider(providers, request.provider),
+        return await self._logins.begin(
+            request.cloud_url,
+            request.provider,
             lambda ended: connection.send_event("login", ended),
         )
 
     async def _handle_cancel_login(
         self, _: protocol.CancelLogin, connection: IpcConnection
     ) -> object:
-        self._pending_login.cancel()
+        self._logins.cancel()
         return None
 
     async def _handle_logout(self, _: protocol.Logout, connection: IpcConnection) -> object:
-        login = await log_out(self._session.logins, self._client_for, self._oauth)
+        login = await self._logins.log_out()
         return {"cloud_url": login.cloud_url}
 
     async def _handle_logs(self, request: protocol.Logs, connection: IpcConnection) -> object:

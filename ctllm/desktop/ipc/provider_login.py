@@ -32,11 +32,17 @@ class PendingLogin(Service):
         self._running: Deferred[None] | None = None
 
     async def begin(
-        self, cloud_url: str, provider: Provider, on_ended: Callable[[LoginEnded], None]
+        self,
+        cloud_url: str,
+        provider: Provider,
+        on_ended: Callable[[LoginEnded], None],
+        *,
+        opens_browser: bool = True,
     ) -> LoginBegun:
         """Begin a login; return what the user has to do. `on_ended` gets the result.
 
-        Raises CtllmError, and then does not call `on_ended`.
+        The link is opened in the browser, unless whoever asks shows it in one already. Raises
+        CtllmError, and then does not call `on_ended`.
         """
         self.cancel()
         prompt = _Prompt()
@@ -44,7 +50,7 @@ class PendingLogin(Service):
         self._running = running
         running.addErrback(self._failed)
         begun = await prompt.shown
-        if await self._browser.open(begun.link):
+        if opens_browser and await self._browser.open(begun.link):
             begun = _opened(begun)
         return begun
 

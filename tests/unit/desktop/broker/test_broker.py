@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.remote_desktops import RemoteDesktop
 from ctllm.desktop.broker.routing_policy import Route, RoutingPolicy
-from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
+from ctllm.desktop.loopback.endpoint import LoopbackEndpoint
 from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthorized
 from ctllm.http.message.head import ResponseHead
 from ctllm.http.request_timeout import get_timeout

@@ -7,7 +7,7 @@ import socket
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
+from ctllm.desktop.loopback.endpoint import LoopbackEndpoint
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest

@@ -1,4 +1,4 @@
-"""Tests of `ctllm.cli.autostart_files`: each file is parsed as its system parses it."""
+"""Tests of `ctllm.autostart.files`: each file is parsed as its system parses it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cli.autostart_files import Environment, autostart_files
+from ctllm.autostart.files import Environment, autostart_files
 
 PYTHON = '/opt/my "own" $HOME 100%/python'
 DESKTOP = (PYTHON, "-m", "ctllm", "desktop", "--state-dir=/home/ann/it's mine")

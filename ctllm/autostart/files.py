@@ -86,7 +86,7 @@ def _systemd_unit(environment: Environment) -> AutostartFile:
 
 def _unit_template() -> str:
     """Return the unit of etc/ without its comment on how to install it by hand."""
-    text = resources.files("ctllm.cli").joinpath(_SERVICE).read_text()
+    text = resources.files("ctllm.autostart").joinpath(_SERVICE).read_text()
     return text[text.index("[Unit]") :]
 
 

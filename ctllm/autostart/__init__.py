@@ -1,0 +1,1 @@
+"""Starting desktop and tray with the user's session."""
