@@ -82,7 +82,7 @@ class LoopbackApiTests(SynchronousTestCase):
         protocol.dataReceived("\r\n".join([*lines, "", ""]).encode() + content)
         self.head, _, text = wire.take_written().partition(b"\r\n\r\n")
         self.body = text
-        self.json = json.loads(text) if text[:1] in (b"{", b"[") else None
+        self.json: Any = json.loads(text) if text[:1] in (b"{", b"[") else None
         return int(self.head.split()[1]) if self.head else 0
 
     def log_in(self) -> dict[str, str]:
@@ -131,14 +131,15 @@ class LoopbackApiTests(SynchronousTestCase):
 
     def test_refuses_anything_but_a_browser_with_a_code(self) -> None:
         code = self.sessions.create_code()
-        for body in (
+        bodies: tuple[Any, ...] = (
             {"client": "desktop", "invite": code},
             {"client": "browser"},
             {"client": "browser", "invite": f"{code}\n"},
             {"client": "browser", "invite": code, "provider_token": "x"},
             {"client": "browser", "invite": 1},
             [],
-        ):
+        )
+        for body in bodies:
             self.assertEqual(self.send("POST /ctllm/session", body), 400, body)
         form = "application/x-www-form-urlencoded"
         self.assertEqual(self.send("POST /ctllm/session", None, Content_Type=form), 415)
