@@ -1,4 +1,5 @@
 import {defineConfig} from 'vitest/config';
+import {readdirSync} from 'node:fs';
 import type {Plugin} from 'vite';
 
 /** Names the files of the shell in the service worker, which caches them when it is installed. */
@@ -9,7 +10,8 @@ function shellManifest(): Plugin {
     generateBundle(_, bundle) {
       const worker = bundle['service-worker.js'];
       if (worker?.type !== 'chunk') this.error('The service worker is not part of the build.');
-      const files = Object.keys(bundle).filter(name => name !== 'service-worker.js').sort();
+      const built = Object.keys(bundle).filter(name => name !== 'service-worker.js');
+      const files = [...built, ...readdirSync(new URL('public', import.meta.url))].sort();
       worker.code = worker.code.replace('__SHELL_FILES__', JSON.stringify(['', ...files].map(name => `/${name}`)));
     },
   };
@@ -32,5 +34,5 @@ export default defineConfig({
       },
     },
   },
-  test: {environment: 'jsdom', include: ['src/**/*.test.{ts,tsx}']},
+  test: {environment: 'jsdom', testTimeout: 60_000, include: ['src/**/*.test.{ts,tsx}']},
 });

@@ -41,9 +41,11 @@ export interface ProxyStatus {
   readonly state: 'absent' | 'starting' | 'running' | 'stopping' | 'failed';
   readonly exchanges: number;
   readonly error?: string | null;
-  readonly idle_seconds?: number;
-  readonly memory_bytes?: number;
-  readonly started_at?: number;
+  readonly idle_seconds?: number | null;
+  readonly memory_bytes?: number | null;
+  /** Epoch seconds. */
+  readonly started_at?: number | null;
+  readonly spawner?: string | null;
 }
 
 /** An element of Ollama's GET /api/tags. */
