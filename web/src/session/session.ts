@@ -1,7 +1,11 @@
-/** The session of the person who uses the page. The access token is in memory only. */
+/** The session of the person who uses the page. The access token is in memory only, but for that of a desktop. */
 import {computed, signal} from '@preact/signals';
 import {request, RequestError, type RequestOptions} from '../api/http';
 import type {AccessToken, User} from '../api/types';
+import {t} from '../i18n/i18n';
+import {readRole} from './page-role';
+import {recallUser, rememberUser} from './remembered-user';
+import {storeToken, storedToken} from './stored-token';
 
 interface Session {
   readonly token: string;
@@ -9,55 +13,121 @@ interface Session {
   readonly renewAt: number;
 }
 
-/** Who is logged in; null if nobody is, undefined until that is known. */
+/** Who is logged in; null if nobody is, undefined until that is known. Without a network, whoever was logged in last. */
 export const user = signal<User | null | undefined>(undefined);
 export const isLoggedIn = computed(() => Boolean(user.value));
+/** Whether the server has confirmed who is logged in. */
+export const isConfirmed = signal(false);
+/** Why nobody is logged in: a sentence, or ''. */
+export const endReason = signal('');
 
 let session: Session | null = null;
 let renewal: Promise<void> | null = null;
+/** Changes when the token is forgotten: a renewal that began before is void. */
+let epoch = 0;
+
+/** Shows the page of the person who was logged in last, until the server says who is. */
+export function assumeRememberedUser(): void {
+  if (user.value === undefined) user.value = recallUser() ?? undefined;
+}
 
 /** Takes the access token of a response. */
 export function acceptToken({user: newUser, token, expires_in: lifetime}: AccessToken, requestedAt: number): void {
   session = {token, renewAt: requestedAt + Math.max(lifetime - 60, lifetime / 2) * 1000};
-  if (user.value?.id !== newUser.id || user.value.name !== newUser.name) user.value = newUser;
+  const {id, name} = newUser;
+  if (user.value?.id !== id || user.value.name !== name) user.value = {id, name};
+  rememberUser({id, name});
+  endReason.value = '';
+  isConfirmed.value = true;
 }
 
-/** Forgets the access token. */
-export function forgetToken(): void {
+/** Forgets the access token, but not whose page is shown. */
+export function dropToken(): void {
+  epoch += 1;
   session = null;
+  renewal = null;
+  isConfirmed.value = false;
+}
+
+/** Forgets the access token and the person; `reason` is a sentence for them. */
+export function forgetToken(reason = ''): void {
+  if (user.value === null && !session) {
+    if (reason) endReason.value = reason;
+    return;
+  }
+  dropToken();
+  storeToken(null);
+  rememberUser(null);
+  endReason.value = reason;
   user.value = null;
+}
+
+/** Waits for the renewal in progress, if there is one. */
+export async function finishRenewal(): Promise<void> {
+  await renewal?.catch(() => undefined);
 }
 
 /** Renews the session with the cookie that scripts cannot read; at most one request at a time. */
 export function renewSession(): Promise<void> {
-  renewal ??= requestToken().finally(() => { renewal = null; });
-  return renewal;
+  if (renewal) return renewal;
+  const current = requestToken(epoch).finally(() => { if (renewal === current) renewal = null; });
+  renewal = current;
+  return current;
 }
 
-async function requestToken(): Promise<void> {
+async function requestToken(begun: number): Promise<void> {
   const requestedAt = Date.now();
-  const response = await request('POST', '/ctllm/session/token', {body: {}});
-  acceptToken((await response.json()) as AccessToken, requestedAt);
+  const token = (await readRole()) === 'desktop' ? storedToken() : await requestCloudToken();
+  if (begun !== epoch) throw new RequestError(t('session.changed'), 409);
+  if (!token) throw new RequestError(t('session.desktopEnded'), 401, 0, 'unauthenticated');
+  acceptToken(token, requestedAt);
 }
 
+async function requestCloudToken(): Promise<AccessToken> {
+  return (await (await request('POST', '/ctllm/session/token', {body: {}})).json()) as AccessToken;
+}
+
+/** Another tab may have logged in another user, who must not send what this user started. */
 async function renewForSameUser(): Promise<void> {
   const before = user.value?.id;
   await renewSession();
-  if (user.value?.id !== before) throw new RequestError('Another user has logged in.', 409);
+  if (user.value?.id !== before) throw new RequestError(t('session.changed'), 409);
 }
 
-/** Sends a request with the access token, which is renewed once if it has expired. Throws as `request`. */
+/** Returns why a session ended: a sentence for the person. */
+export function describeEnd(error: RequestError): string {
+  if (error.code === 'user_disabled') return t('session.error.disabled');
+  if (error.code === 'group_not_allowed' && user.value) return t('session.groupNotAllowed', {name: user.value.name});
+  return error.status === 401 ? t('session.ended') : error.message;
+}
+
+/** Sends a request with the access token, which is renewed once if it has expired. Throws as `request`.
+ *
+ * Ends the session if the server does so. Ollama's own refusals, which have no code, do not.
+ */
 export async function authorizedRequest(method: string, path: string, options: RequestOptions = {}): Promise<Response> {
+  const begun = epoch;
+  try {
+    return await sendAuthorized(method, path, options);
+  } catch (error) {
+    const isOurs = error instanceof RequestError && error.code !== '' && error.endsSession;
+    if (isOurs && begun === epoch && user.value) forgetToken(describeEnd(error));
+    throw error;
+  }
+}
+
+async function sendAuthorized(method: string, path: string, options: RequestOptions): Promise<Response> {
   const send = (): Promise<Response> => {
-    if (!session) throw new RequestError('You are logged out.', 401);
+    if (!session) throw new RequestError(t('session.loggedOut'), 401);
     return request(method, path, {...options, headers: {...options.headers, Authorization: `Bearer ${session.token}`}});
   };
-  if (session && Date.now() >= session.renewAt) await renewForSameUser();
+  if (user.value && (!session || Date.now() >= session.renewAt)) await renewForSameUser();
+  const used = session;
   try {
     return await send();
   } catch (error) {
-    if (!(error instanceof RequestError) || error.status !== 401 || !session) throw error;
-    await renewForSameUser();
+    if (!(error instanceof RequestError) || error.status !== 401 || error.code === '' || !session) throw error;
+    if (session === used) await renewForSameUser();
     return send();
   }
 }
