@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -14,6 +15,7 @@ from playwright.sync_api import (
     Locator,
     Page,
     Playwright,
+    Request,
     expect,
     sync_playwright,
 )
@@ -42,10 +44,33 @@ const {now} = Date, wait = setTimeout;
 Date.now = () => now() + ahead * 1000;
 window.setTimeout = (act, time) => wait(act, time / haste);
 """
-READ_STORAGE = """async () => ({
-    local: {...localStorage}, session: {...sessionStorage}, cookie: document.cookie,
-    databases: await indexedDB.databases(), caches: await caches.keys(),
-})"""
+#: All that a page has stored in the browser, as text, except what its tab alone keeps.
+READ_STORAGE = """async () => {
+    const read = request => new Promise((done, fail) => {
+        request.onsuccess = () => done(request.result);
+        request.onerror = () => fail(request.error);
+    });
+    const texts = [document.cookie, JSON.stringify({...localStorage})];
+    for (const {name} of await indexedDB.databases()) {
+        const database = await read(indexedDB.open(name));
+        for (const store of database.objectStoreNames) {
+            const rows = await read(database.transaction(store).objectStore(store).getAll());
+            texts.push(JSON.stringify(rows));
+        }
+        database.close();
+    }
+    const cached = [];
+    for (const name of await caches.keys()) {
+        const cache = await caches.open(name);
+        for (const request of await cache.keys()) {
+            cached.push(new URL(request.url).pathname);
+            texts.push(await (await cache.match(request)).text());
+        }
+    }
+    return {texts, cached, tab: {...sessionStorage}};
+}"""
+#: Paths of files of the page: its service worker may cache these alone.
+SHELL = re.compile(r"/|/assets/[\w.-]+|/[\w-]+\.(js|svg|png|webmanifest)")
 
 
 class Chromium:
@@ -100,6 +125,7 @@ class Tab:
         self._chromium = chromium
         self.page: Page
         self.complaints: list[str] = []  # console messages, except those about HTTP errors
+        self.tokens: set[str] = set()  # the access tokens that the page has used
 
     def begin(self, browser: Browser, options: dict[str, Any]) -> None:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
@@ -107,7 +133,13 @@ class Tab:
         self.page = context.new_page()
         self.page.add_init_script(INIT_SCRIPT)
         self.page.on("console", self._record_message)
+        context.on("request", self._record_token)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _record_token(self, request: Request) -> None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme == "Bearer" and token:
+            self.tokens.add(token)
 
     def _record_message(self, message: ConsoleMessage) -> None:
         if not message.text.startswith("Failed to load resource:"):
@@ -155,11 +187,18 @@ class Tab:
         return await self.find("blocked")
 
     async def close(self) -> None:
-        """Close the page; fails the test if it logged errors or left stored data in the browser."""
-        stored = {}
+        """Close the page; fails the test if it logged errors or stored what it must not."""
         if await self.do(lambda page: page.url.startswith("http")):
-            stored = await self.find(READ_STORAGE)
+            await self.check_storage()
             self.complaints += await self.blocked()
         await self.do(lambda page: page.context.close())
         assert not self.complaints, self.complaints
-        assert not any(stored.values()), stored
+
+    async def check_storage(self) -> None:
+        """Fail the test if the page stored an access token, or cached more than its own files."""
+        stored = await self.find(READ_STORAGE)
+        assert not [path for path in stored["cached"] if not SHELL.fullmatch(path)], stored
+        # A tab keeps the token of a desktop's own page, and which machine asks, during a sign-in.
+        assert set(stored["tab"]) <= {"ctllm-desktop-token", "machine"}, stored["tab"]
+        for token in self.tokens - {stored["tab"].get("ctllm-desktop-token")}:
+            assert not [text for text in stored["texts"] if token in text], "a stored access token"

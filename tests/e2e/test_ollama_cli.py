@@ -90,7 +90,7 @@ async def test_a_machine_works_after_its_approval_on_the_page(
     await tab.use("#machine-name", lambda box: box.fill("Work laptop"))
     await tab.use("#machine-manage", lambda box: box.check())
     await tab.click("Allow")
-    await tab.sees("#status", "Work laptop may use your models now.")
+    await tab.sees(".toasts", "Work laptop may use your models now.")
     assert await tab.find("location.hash") == ""
 
     assert await cli.send("HEAD", "/") == (200, None)
@@ -147,11 +147,11 @@ async def test_a_link_that_was_answered_or_has_expired_is_explained(
     await log_in(tab, shared)
     for dead in (link, f"{shared.url}/#machine={'x' * 22}"):
         await tab.open(dead)
-        await tab.sees("#status", "has expired, or it was answered before")
+        await tab.sees(".toasts", "has expired, or it was answered before")
         await tab.misses("#machine")
         await tab.use("#message", lambda box: box.fill(""))
     await tab.open(f"{shared.url}/#machine=<b>1</b>")
-    await tab.sees("#status", "The body is invalid")
+    await tab.sees(".toasts", "The body is invalid")
 
 
 @ensureDeferred
@@ -196,8 +196,9 @@ async def test_the_question_fits_a_narrow_window(
     shared: Cluster, cli: OllamaCli, chromium: Chromium, tmp_path: Any, scheme: str
 ) -> None:
     """The screenshots are for review by eye."""
-    tab = await chromium.tab(color_scheme=scheme, viewport={"width": 360, "height": 800})
+    tab = await chromium.tab(color_scheme=scheme)
     await log_in(tab, shared)
+    await tab.do(lambda page: page.set_viewport_size({"width": 360, "height": 800}))
     await tab.open(await cli.ask())
     await tab.sees("#machine-fingerprint", cli.key.fingerprint)
     await tab.do(lambda page: page.screenshot(path=tmp_path / f"{scheme}-machine.png"))
@@ -206,6 +207,7 @@ async def test_the_question_fits_a_narrow_window(
     await tab.click("Allow")
     await tab.misses("#machine")
     await cli.send("GET", "/api/tags")
+    await tab.click("Menu")
     await tab.click("Settings")
     await tab.sees("#settings-machines", cli.key.fingerprint)
     await tab.do(lambda page: page.screenshot(path=tmp_path / f"{scheme}-machines.png"))

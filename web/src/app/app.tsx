@@ -1,21 +1,28 @@
 /** The frame of the page: a sidebar and the view that the route names. */
 import type {ComponentType, VNode} from 'preact';
-import {useEffect} from 'preact/hooks';
+import {useEffect, useRef} from 'preact/hooks';
 import {ChatView} from '../chat/chat-view';
 import {t} from '../i18n/i18n';
+import {CannotStart} from '../onboarding/cannot-start';
 import {Welcome} from '../onboarding/welcome';
-import {Account} from '../session/account';
-import {isLoggedIn} from '../session/session';
+import {startProblem, startSession, watchSession} from '../session/login-flow';
+import {LoggedOut} from '../session/logged-out';
+import {LoginDialog} from '../session/login-dialog';
+import {MachineDialog} from '../session/machine-dialog';
+import {user} from '../session/session';
 import {PathLine} from '../status/path-line';
 import {watchStatus} from '../status/status-store';
-import {ConversationList} from '../storage/conversation-list';
-import {Button} from '../ui/button';
+import {IconButton} from '../ui/button';
 import {Confirmation} from '../ui/confirmation';
-import {Icon} from '../ui/icon';
 import {Lazy} from '../ui/lazy';
 import {Toasts} from '../ui/toast';
-import {Frame} from './frame';
+import './layout.css';
 import {navigate, route, type View} from './router';
+import {showsShortcuts, watchShortcuts} from './shortcuts';
+import {openDrawer, Sidebar} from './sidebar';
+import {watchTitle} from './title';
+import {watchViewFocus} from './view-focus';
+import {isNarrow} from './viewport';
 
 type LateView = Exclude<View, 'chat'>;
 
@@ -26,39 +33,51 @@ const LATE: Readonly<Record<LateView, () => Promise<{readonly default: Component
   models: () => import('../models/models-view'),
   status: () => import('../status/status-view'),
 };
+/** These say nothing about a person. */
+const FOR_EVERYBODY: readonly View[] = ['privacy', 'status'];
 
-function CurrentView(): VNode {
+const loadShortcuts = (): Promise<{readonly default: ComponentType}> => import('./shortcuts-dialog');
+
+function CurrentView(): VNode | null {
   const {view} = route.value;
+  const person = user.value;
+  if (person === undefined) return startProblem.value ? <CannotStart /> : null;
+  if (person === null && !FOR_EVERYBODY.includes(view)) return <LoggedOut />;
   if (view !== 'chat') return <Lazy key={view} load={LATE[view]} />;
-  return <><Welcome /><ChatView /></>;
+  // What somebody has begun is not for the next person.
+  return <div class="chat-area" key={person?.id}><Welcome /><ChatView /></div>;
 }
 
-function Sidebar(): VNode {
+/** On narrow screens, where the sidebar is a drawer. */
+function TopBar(): VNode {
   return (
-    <>
-      <h1>ctllm</h1>
-      <p class="soft">{t('app.tagline')}</p>
-      <Button icon="add" onClick={() => navigate('chat')}>{t('app.newChat')}</Button>
-      <ConversationList />
-      <div class="sidebar-links">
-        <PathLine />
-        {isLoggedIn.value && (
-          <button
-            type="button"
-            class="plain with-icon"
-            aria-current={route.value.view === 'models' ? 'page' : undefined}
-            onClick={() => navigate('models')}
-          >
-            <Icon name="model" />{t('app.models')}
-          </button>
-        )}
-      </div>
-      <Account />
-    </>
+    <header class="top-bar">
+      <IconButton id="open-drawer" icon="menu" label={t('app.menu')} onClick={openDrawer} />
+      <PathLine />
+      {user.value && <IconButton icon="add" label={t('app.newChat')} onClick={() => navigate('chat')} />}
+    </header>
   );
 }
 
 export function App(): VNode {
-  useEffect(watchStatus, []);
-  return <><Frame sidebar={<Sidebar />}><CurrentView /></Frame><Confirmation /><Toasts /></>;
+  const main = useRef<HTMLElement>(null);
+  useEffect(() => {
+    const stops = [watchTitle(), watchShortcuts(), watchSession(), watchStatus()];
+    if (main.current) stops.push(watchViewFocus(main.current));
+    void startSession();
+    return () => stops.forEach(stop => stop());
+  }, []);
+  return (
+    <div class="frame">
+      <a class="skip-link" href="#main" onClick={event => { event.preventDefault(); main.current?.focus(); }}>{t('app.skip')}</a>
+      {isNarrow.value && <TopBar />}
+      <Sidebar />
+      <main id="main" class="view" ref={main} tabIndex={-1}><CurrentView /></main>
+      {showsShortcuts.value && <Lazy load={loadShortcuts} />}
+      <LoginDialog />
+      <MachineDialog />
+      <Confirmation />
+      <Toasts />
+    </div>
+  );
 }

@@ -10,9 +10,12 @@ export interface Route {
   readonly id: string;
 }
 
+/** Parameters of links that ask for something else than a view. */
+const REQUESTS = ['invite', 'machine', 'login-error'] as const;
+
 /** Returns the route of a fragment (with or without `#`); anything unknown is a new chat. */
 export function parseRoute(fragment: string): Route {
-  const parameters = new URLSearchParams(fragment.replace(/^#/, ''));
+  const parameters = parseFragment(fragment);
   const named = parameters.get('view') ?? 'chat';
   const view = VIEWS.find(each => each === named) ?? 'chat';
   const id = parameters.get('id') ?? '';
@@ -22,6 +25,16 @@ export function parseRoute(fragment: string): Route {
 export function formatRoute({view, id}: Route): string {
   if (view !== 'chat') return `#view=${view}`;
   return id ? `#view=chat&id=${id}` : '';
+}
+
+/** Whether a fragment asks to log in, or about a machine, and names no view: then the view stays. */
+export function namesNoView(fragment: string): boolean {
+  const parameters = parseFragment(fragment);
+  return !parameters.has('view') && REQUESTS.some(name => parameters.has(name));
+}
+
+function parseFragment(fragment: string): URLSearchParams {
+  return new URLSearchParams(fragment.replace(/^#/, ''));
 }
 
 const current = signal<Route>(parseRoute(location.hash));
@@ -36,5 +49,11 @@ export function navigate(view: View, id = '', {replace = false} = {}): void {
   current.value = next;
 }
 
-addEventListener('popstate', () => { current.value = parseRoute(location.hash); });
-addEventListener('hashchange', () => { current.value = parseRoute(location.hash); });
+function follow(): void {
+  if (namesNoView(location.hash)) return;
+  const next = parseRoute(location.hash);
+  if (formatRoute(next) !== formatRoute(current.value)) current.value = next;
+}
+
+addEventListener('popstate', follow);
+addEventListener('hashchange', follow);

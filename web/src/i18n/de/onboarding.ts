@@ -1,1 +1,6 @@
-export const onboarding = {} as const;
+export const onboarding = {
+  'onboarding.unreachable.title': 'Die Cloud ist nicht erreichbar',
+  'onboarding.retryIn': 'Neuer Versuch in {seconds} s.',
+  'onboarding.retrying': 'Neuer Versuch …',
+  'onboarding.tryNow': 'Jetzt versuchen',
+} as const;

@@ -1,1 +1,6 @@
-export const onboarding = {} as const;
+export const onboarding = {
+  'onboarding.unreachable.title': 'The cloud cannot be reached',
+  'onboarding.retryIn': 'Trying again in {seconds} s.',
+  'onboarding.retrying': 'Trying again …',
+  'onboarding.tryNow': 'Try now',
+} as const;
