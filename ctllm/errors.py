@@ -142,6 +142,27 @@ class Gone(CtllmError):
     status = 410
 
 
+class PreconditionFailed(CtllmError):
+    """The resource has changed since the version that the request is based on.
+
+    `revision` is the present one; None if the resource does not exist.
+    """
+
+    code = "precondition_failed"
+    status = 412
+
+    def __init__(self, message: str, *, revision: int | None = None) -> None:
+        super().__init__(message)
+        self.revision = revision
+
+
+class PreconditionRequired(CtllmError):
+    """The request must say which version of the resource it is based on."""
+
+    code = "precondition_required"
+    status = 428
+
+
 class ContentTooLarge(CtllmError):
     """The request body exceeds a limit of size."""
 
@@ -249,6 +270,20 @@ class SecretStoreUnavailable(CtllmError):
 
     code = "secret_store_unavailable"
     status = 503
+
+
+class InsufficientStorage(CtllmError):
+    """The disk is full, or a limit of what may be stored is reached. Nothing was changed."""
+
+    code = "insufficient_storage"
+    status = 507
+
+
+class ConversationDamaged(CtllmError):
+    """The file of a conversation was changed or is incomplete; it was left where it is."""
+
+    code = "conversation_damaged"
+    status = 500
 
 
 class ProtocolViolation(CtllmError):

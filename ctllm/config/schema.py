@@ -480,6 +480,20 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             extra={"check": check_absolute_path},
         ),
     ] = ""
+    conversations: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether the chat page may store conversations on this desktop, encrypted, "
+            "so that all your devices see them."
+        ),
+    ] = "on"
+    remote_keys: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether the chat page may create and revoke API keys of this desktop "
+            "through the cloud."
+        ),
+    ] = "on"
     page_window: Annotated[
         Literal["auto", "off"],
         Meta(

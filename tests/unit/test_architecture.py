@@ -146,6 +146,7 @@ MAY_IMPORT = {
     },
     "desktop.oauth": {"auth", "http.origins", "common", "errors"},
     "desktop.secret_store": {"keyring_main", "reactor", "system", "common", "errors"},
+    "desktop.conversations": {"desktop.secret_store", "auth", "system", "common", "errors"},
     "desktop.broker": {
         "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
     },

@@ -1,0 +1,1 @@
+"""The conversations that a desktop stores for its user: one encrypted file for each."""
