@@ -2,10 +2,12 @@
 import {render} from 'preact';
 import {App} from './app/app';
 import {applyPreferences} from './settings/preferences';
+import {watchConversations} from './storage/conversations';
 import './styles/tokens.css';
 import './styles/base.css';
 
 const root = document.getElementById('app');
 if (!root) throw new Error('The document has no element for the page.');
 await applyPreferences();
+watchConversations();
 render(<App />, root);

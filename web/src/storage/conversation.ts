@@ -45,6 +45,8 @@ export interface Message {
   readonly parent: Id | null;
   readonly role: Role;
   readonly content: string;
+  /** How many UTF-16 units of `content` precede what the generation gives: of an answer that continues another. */
+  readonly prefix: number;
   readonly thinking: string;
   readonly attachments: readonly Attachment[];
   readonly toolCalls: readonly ToolCall[];
@@ -86,6 +88,84 @@ export interface Conversation {
   /** The last message of the branch that is shown; null without messages. */
   readonly leaf: Timed<Id | null>;
   readonly messages: Readonly<Record<Id, Message>>;
+}
+
+/** A conversation without its messages: what is stored in one record. */
+export type ConversationHead = Omit<Conversation, 'messages'>;
+
+/** What the list of conversations shows. */
+export interface ConversationSummary {
+  readonly id: Id;
+  readonly title: string;
+  readonly createdAt: number;
+  /** When the last message was added or changed, or the conversation renamed; epoch milliseconds. */
+  readonly updatedAt: number;
+  /** The number of messages, of all branches. */
+  readonly messages: number;
+  /** The number of messages that stream. */
+  readonly running: number;
+}
+
+const NEVER = 0;
+
+/** Returns a new conversation without messages. */
+export function newConversation(now: number, initial: Partial<InitialValues> = {}): Conversation {
+  const values: InitialValues = {...INITIAL, ...initial};
+  const timed = <T>(value: T, initialValue: T): Timed<T> => ({value, at: value === initialValue ? NEVER : now});
+  return {
+    version: 1,
+    id: values.id || newId(),
+    createdAt: now,
+    title: timed(values.title, ''),
+    system: timed(values.system, ''),
+    options: timed(values.options, INITIAL.options),
+    think: timed(values.think, null),
+    model: timed(values.model, ''),
+    desktop: timed(values.desktop, ''),
+    leaf: {value: null, at: NEVER},
+    messages: {},
+  };
+}
+
+/** What a new conversation may begin with. */
+export interface InitialValues {
+  readonly id: Id;
+  readonly title: string;
+  readonly system: string;
+  readonly options: ModelOptions;
+  readonly think: boolean | string | null;
+  readonly model: string;
+  readonly desktop: string;
+}
+
+const INITIAL: InitialValues = {id: '', title: '', system: '', options: {}, think: null, model: '', desktop: ''};
+
+/** Returns a new message; what is not given is empty, and it is complete. */
+export function newMessage(values: NewMessage, now: number): Message {
+  return {
+    id: newId(), parent: null, content: '', prefix: 0, thinking: '', attachments: [], toolCalls: [], toolName: '', model: '',
+    state: 'complete', error: '', generation: null, statistics: null, createdAt: now, updatedAt: now, ...values,
+  };
+}
+
+export type NewMessage = Partial<Message> & Pick<Message, 'role'>;
+
+export function isTerminal(message: Message): boolean {
+  return message.state !== 'streaming';
+}
+
+/** Returns what the list of conversations shows of one. */
+export function summarize(conversation: Conversation): ConversationSummary {
+  const messages = Object.values(conversation.messages);
+  const times = messages.map(message => message.updatedAt);
+  return {
+    id: conversation.id,
+    title: conversation.title.value,
+    createdAt: conversation.createdAt,
+    updatedAt: times.reduce((latest, time) => Math.max(latest, time), Math.max(conversation.createdAt, conversation.title.at)),
+    messages: messages.length,
+    running: messages.filter(message => !isTerminal(message)).length,
+  };
 }
 
 /** Returns a new id. */

@@ -1,0 +1,189 @@
+import 'fake-indexeddb/auto';
+import {IDBFactory} from 'fake-indexeddb';
+import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
+import type {Conversation} from './conversation';
+import {openIndexedStore} from './indexed-store';
+import {MemoryStore} from './memory-store';
+import {ConversationRepository, type RepositoryOptions, type StorageState, type TabMessage} from './repository';
+import type {Change, ConversationStore} from './store';
+import {addMessage, pathToLeaf, updateMessage} from './tree';
+
+const ALICE = 'alice';
+const LONG = 3_600_000;
+let tabs: Set<{readonly user: string; readonly onMessage: (message: TabMessage) => void}>;
+let opened: ConversationRepository[];
+
+type OpenStore = RepositoryOptions['openStore'];
+const indexed: OpenStore = async (user, onLost) => ({store: await openIndexedStore(user, onLost), state: 'kept'});
+const inStore = (store: ConversationStore, state: StorageState = 'kept'): OpenStore => async () => ({store, state});
+
+/** Opens a tab of a user. */
+async function openTab(user = ALICE, {openStore = indexed, ...options}: Partial<RepositoryOptions> = {}): Promise<ConversationRepository> {
+  const repository = new ConversationRepository({
+    openStore, writeDelay: LONG, undoDelay: LONG, retryDelay: LONG, ...options,
+    openChannel: (channelUser, onMessage) => {
+      const tab = {user: channelUser, onMessage};
+      tabs.add(tab);
+      const others = (): (typeof tab)[] => [...tabs].filter(each => each !== tab && each.user === channelUser);
+      return {send: message => others().forEach(each => each.onMessage(structuredClone(message))), close: () => void tabs.delete(tab)};
+    },
+  });
+  opened.push(repository);
+  await repository.switchUser(user);
+  return repository;
+}
+
+beforeEach(() => {
+  tabs = new Set();
+  opened = [];
+  indexedDB = new IDBFactory();
+  vi.spyOn(console, 'warn').mockImplementation(() => {});
+});
+afterEach(async () => {
+  await Promise.all(opened.map(each => each.switchUser('')));
+  vi.restoreAllMocks();
+});
+
+async function loaded(repository: ConversationRepository, id: string): Promise<Conversation | null> {
+  return repository.update(id, conversation => conversation);
+}
+
+async function ask(repository: ConversationRepository, question: string): Promise<Conversation> {
+  const {id} = repository.create();
+  await repository.update(id, conversation => addMessage(conversation, {role: 'user', content: question}));
+  const streaming = await repository.update(id, conversation => addMessage(conversation, {role: 'assistant', state: 'streaming'}));
+  await repository.flush();
+  if (!streaming) throw new Error('The conversation is gone.');
+  return streaming;
+}
+
+const texts = (conversation: Conversation | null): readonly string[] => (conversation ? pathToLeaf(conversation).map(message => message.content) : []);
+
+describe('the repository', () => {
+  it('shows a change at once, and keeps it over a reload', async () => {
+    const before = await openTab();
+    const {id, leaf} = await ask(before, 'Hello?');
+    await before.update(id, conversation => updateMessage(conversation, leaf.value ?? '', {content: 'Hel'}));
+    expect(texts(before.open(id).value ?? null)).toEqual(['Hello?', 'Hel']);
+    await before.switchUser('');
+    const after = await openTab();
+    expect(after.summaries.value).toMatchObject([{id, title: 'Hello?', messages: 2, running: 1}]);
+    expect(texts(await loaded(after, id))).toEqual(['Hello?', 'Hel']);
+  });
+
+  it('keeps attachments', async () => {
+    const before = await openTab();
+    const {id} = before.create();
+    const image = {kind: 'image', name: 'a.png', type: 'image/png', data: 'AAAA'} as const;
+    await before.update(id, conversation => addMessage(conversation, {role: 'user', attachments: [image]}));
+    await before.switchUser('');
+    expect(pathToLeaf((await loaded(await openTab(), id)) as Conversation)[0]?.attachments).toEqual([image]);
+  });
+
+  it('writes only what has changed, and not for each token', async () => {
+    const store = new MemoryStore();
+    const writes: Change[] = [];
+    const write = store.write.bind(store);
+    store.write = change => {
+      writes.push(change);
+      return write(change);
+    };
+    const repository = await openTab(ALICE, {openStore: inStore(store)});
+    const {id, leaf} = await ask(repository, 'Much?');
+    writes.length = 0;
+    for (let token = 1; token <= 100; token++) {
+      await repository.update(id, conversation => updateMessage(conversation, leaf.value ?? '', {content: 'x'.repeat(token)}));
+    }
+    expect(writes).toEqual([]);
+    await repository.update(id, conversation => updateMessage(conversation, leaf.value ?? '', {state: 'complete'}));
+    await repository.flush();
+    expect(writes.map(each => each.messages.map(message => message.content.length))).toEqual([[100]]);
+    expect(repository.summaries.value[0]?.running).toBe(0);
+  });
+
+  it('shows no user the conversations of another', async () => {
+    const repository = await openTab('alice');
+    const {id} = await ask(repository, 'Secret?');
+    const shown = repository.open(id);
+    await repository.switchUser('bob');
+    expect(shown.value).toBeNull();
+    expect(repository.summaries.value).toEqual([]);
+    expect(await loaded(repository, id)).toBeNull();
+    await repository.switchUser('alice');
+    expect(repository.summaries.value).toHaveLength(1);
+  });
+
+  it('shows the user who came last, however fast they change', async () => {
+    const repository = await openTab('alice');
+    await ask(repository, 'Mine?');
+    await Promise.all([repository.switchUser('bob'), repository.switchUser('alice'), repository.switchUser('carol')]);
+    expect([repository.userId.value, repository.summaries.value.length]).toEqual(['carol', 0]);
+  });
+
+  it('gives both tabs what either has written', async () => {
+    const [one, two] = [await openTab(), await openTab()];
+    const {id, leaf} = await ask(one, 'Two tabs?');
+    await vi.waitFor(() => expect(two.summaries.value).toHaveLength(1));
+    expect(await loaded(two, id)).not.toBeNull();
+    const shownInTwo = two.open(id);
+    await Promise.all([
+      one.update(id, conversation => updateMessage(conversation, leaf.value ?? '', {content: 'Yes', state: 'complete'})),
+      two.update(id, conversation => addMessage(conversation, {role: 'user', content: 'And I?'})),
+    ]);
+    await Promise.all([one.flush(), two.flush()]);
+    await vi.waitFor(() => {
+      expect(texts(shownInTwo.value ?? null)).toEqual(['Two tabs?', 'Yes', 'And I?']);
+      expect(texts(one.open(id).value ?? null)).toEqual(['Two tabs?', 'Yes', 'And I?']);
+    });
+    expect(texts(await loaded(await openTab(), id))).toEqual(['Two tabs?', 'Yes', 'And I?']);
+  });
+
+  it('deletes in all tabs, and undoes it', async () => {
+    const [one, two] = [await openTab(), await openTab()];
+    const {id} = await ask(one, 'Delete me?');
+    await loaded(two, id);
+    await one.delete([id]);
+    await vi.waitFor(() => expect(two.open(id).value).toBeNull());
+    expect([one.summaries.value, two.summaries.value]).toEqual([[], []]);
+    expect((await openTab()).summaries.value).toEqual([]);
+    expect(await one.restore(id)).toBe(true);
+    await vi.waitFor(() => expect(two.open(id).value).not.toBeNull());
+    expect(two.summaries.value).toHaveLength(1);
+  });
+
+  it('does not write a deleted conversation again', async () => {
+    const [one, two] = [await openTab(), await openTab()];
+    const {id} = await ask(one, 'Delete me?');
+    await loaded(two, id);
+    tabs.clear(); // the tabs do not hear each other
+    await one.deleteNow([id]);
+    await two.update(id, conversation => addMessage(conversation, {role: 'user', content: 'Still?'}));
+    await two.flush();
+    expect(two.open(id).value).toBeNull();
+    expect((await openTab()).summaries.value).toEqual([]);
+    expect(await one.restore(id)).toBe(false);
+  });
+
+  it('keeps in memory what does not fit, says so, and writes it later', async () => {
+    const store = new MemoryStore();
+    const write = store.write.bind(store);
+    let isFull = true;
+    store.write = change => (isFull ? Promise.reject(new DOMException('Full.', 'QuotaExceededError')) : write(change));
+    const repository = await openTab(ALICE, {openStore: inStore(store)});
+    const {id} = await ask(repository, 'Room?');
+    expect(repository.state.value).toBe('full');
+    expect(texts(repository.open(id).value ?? null)).toEqual(['Room?', '']);
+    isFull = false;
+    await repository.flush();
+    expect(repository.state.value).toBe('kept');
+    expect(await store.loadSummaries()).toHaveLength(1);
+  });
+
+  it('removes everything of a user, in all tabs', async () => {
+    const [one, two] = [await openTab(), await openTab()];
+    await ask(one, 'Shared computer?');
+    await one.destroy();
+    await vi.waitFor(() => expect([one.state.value, two.state.value]).toEqual(['closed', 'closed']));
+    expect((await openTab()).summaries.value).toEqual([]);
+  });
+});
