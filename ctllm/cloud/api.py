@@ -84,6 +84,7 @@ class ManagementApi:
         self._providers = public_providers(providers)
         self._routes: list[tuple[re.Pattern[str], dict[str, Handler]]] = [
             (re.compile("/health"), {"GET": self._get_health}),
+            (re.compile("/ctllm/page"), {"GET": self._get_page}),
             (re.compile("/ctllm/openapi.json"), {"GET": self._get_openapi}),
             (re.compile("/ctllm/providers"), {"GET": self._list_providers}),
             (
@@ -98,10 +99,16 @@ class ManagementApi:
             (re.compile(CALLBACK_PATH), {"GET": self._finish_login}),
             (re.compile("/ctllm/session/token"), {"POST": self._renew_token}),
             (re.compile("/ctllm/session/invite"), {"POST": self._create_login_code}),
+            (re.compile("/ctllm/session/pairing"), {"POST": self._create_pairing}),
             (re.compile("/ctllm/session/introspect"), {"POST": self._introspect_invite}),
             (
                 re.compile("/ctllm/proxy"),
-                {"GET": self._get_proxy, "PUT": self._start_proxy, "DELETE": self._stop_proxy},
+                {
+                    "GET": self._get_proxy,
+                    "PUT": self._start_proxy,
+                    "POST": self._start_proxy,
+                    "DELETE": self._stop_proxy,
+                },
             ),
             (re.compile("/ctllm/tunnel/authorization"), {"POST": self._authorize_tunnel}),
             (re.compile("/ctllm/desktops"), {"GET": self._list_desktops}),
@@ -144,6 +151,12 @@ class ManagementApi:
                 "error": error or None,
             },
         )
+
+    async def _get_page(
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        """Respond with who serves the page: this is a cloud."""
+        request.respond(200, {"role": "cloud", "version": __version__})
 
     async def _get_openapi(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
@@ -196,6 +209,11 @@ class ManagementApi:
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
         self._session_api.create_login_code(request, await authenticate())
+
+    async def _create_pairing(
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        self._session_api.create_pairing(request, await authenticate())
 
     async def _get_proxy(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
@@ -272,11 +290,15 @@ class ManagementApi:
     async def _proxy_status(self, proxy_id: str) -> dict[str, object]:
         status = self._proxies.status(proxy_id)
         health = await self._proxies.health(proxy_id) or {}
+        is_running = status.state == "running"
         return {
             "state": status.state,
             "since": None if status.since is None else max(0.0, time.time() - status.since),
             "exchanges": health.get("exchanges", 0),
             "desktops": health.get("desktops", 0),
             "idle_seconds": health.get("idle_seconds"),
+            "started_at": status.since if is_running else None,
+            "memory_bytes": await self._proxies.memory_bytes(proxy_id) if is_running else None,
+            "spawner": status.spawner,
             "error": status.error,
         }

@@ -200,7 +200,7 @@ class CloudApplication(MultiService):
             SessionLimits(guard, user_limits, partial(proxy_id, keys.instance_secret)),
             now,
             settings.session_ttl_days,
-            is_https=url.startswith("https:"),
+            url,
             provider_names={each.user_issuer: name for name, each in settings.providers.items()},
         )
         machine_api = MachineApi(

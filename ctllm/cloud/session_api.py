@@ -7,6 +7,7 @@ token is never part of a URL.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Literal, Protocol
 
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from ctllm.auth.jws import MAX_TOKEN_SIZE
+from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.audit import AuditLog, IdentityEvent
 from ctllm.cloud.identity import (
     SERVE,
@@ -30,7 +32,7 @@ from ctllm.cloud.identity import (
     User,
     session_id_of,
 )
-from ctllm.cloud.identity.login_codes import LIFETIME
+from ctllm.cloud.identity.login_codes import LIFETIME, PAIRING_LIFETIME
 from ctllm.cloud.limits.sessions import SessionLimits
 from ctllm.cloud.session_renewer import SessionRenewer, UserAccess
 from ctllm.errors import CtllmError, Forbidden, NoCredentials
@@ -42,6 +44,15 @@ from ctllm.http.server.request import ServerRequest
 
 REFRESH_HEADER = b"ctllm-refresh"
 
+#: What a client of the wrong kind is told that logs in with a login code.
+_WRONG_CLIENT: Mapping[ClientType, str] = MappingProxyType(
+    {
+        "browser": "This link logs in a browser only. To log in a desktop, create an invite with "
+        "`ctllm invite` on the server.",
+        "desktop": "This link logs in a desktop only. Run `ctllm login` on the machine with "
+        "Ollama, and paste the link there.",
+    }
+)
 #: The secret of an invite or a login code.
 Secret = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
 
@@ -101,8 +112,8 @@ class AccessControl(UserAccess, Protocol):
 class SessionApi:
     """The handlers of `/ctllm/session` and the paths below it.
 
-    `is_https` tells whether the public URL of the cloud begins with https. `provider_names` are the
-    names of OpenID providers, by the issuers of their users.
+    `url` is the public URL of the cloud. `provider_names` are the names of OpenID providers, by the
+    issuers of their users.
     """
 
     def __init__(
@@ -118,7 +129,7 @@ class SessionApi:
         limits: SessionLimits,
         now: Callable[[], float],
         session_days: int,
-        is_https: bool,
+        url: str,
         provider_names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._issuer = issuer
@@ -132,8 +143,9 @@ class SessionApi:
         self._limits = limits
         self._provider_names = provider_names
         self._now = now
+        self._url = url
         self._cookie_max_age = session_days * 24 * 3600
-        self._cookie = CookieKind(b"ctllm-session", b"/ctllm/session", is_https)
+        self._cookie = CookieKind(b"ctllm-session", b"/ctllm/session", url.startswith("https:"))
 
     async def create_session(self, request: ServerRequest, body: bytes) -> None:
         """Redeem an invite, a login code or a provider token; respond with an access token.
@@ -193,15 +205,16 @@ class SessionApi:
 
         The secret remains valid if the session cannot be stored.
         """
-        if self._login_codes.verify(secret) is not None and client != "browser":
-            raise Forbidden(
-                "This link logs in a browser only. To log in a desktop, create an invite with "
-                "`ctllm invite` on the server."
-            )
-        refresh_token = self._start_session(self._verify_invite(secret), client)
+        wanted = self._login_codes.client_of(secret)
+        if wanted is not None and wanted != client:
+            raise Forbidden(_WRONG_CLIENT[wanted])
+        authentication = self._verify_invite(secret)
+        if client == "desktop":  # it stays logged in when the browser that paired it logs out
+            authentication = replace(authentication, parent_session_id="")
+        refresh_token = self._start_session(authentication, client)
         try:
             if self._login_codes.redeem(secret) is not None:
-                return refresh_token, "login_code"
+                return refresh_token, "login_code" if client == "browser" else "pairing"
             self._invites.redeem(secret)
         except CtllmError:  # redeemed by another request, or its file cannot be removed
             self._sessions.close(refresh_token)
@@ -214,7 +227,7 @@ class SessionApi:
         self._access.apply_new()
         self._access.check_user(authentication.user, authentication.auth_time)
         if authentication.parent_session_id:
-            self._sessions.check_active((authentication.parent_session_id,))
+            self._sessions.check_active_with_parent(authentication.parent_session_id)
         return authentication
 
     def introspect_invite(self, request: ServerRequest, body: bytes) -> None:
@@ -235,6 +248,26 @@ class SessionApi:
             Authentication(grant.user, grant.auth_time, parent, grant.tier)
         )
         request.respond(201, {"invite": code, "expires_in": int(LIFETIME)})
+
+    def create_pairing(self, request: ServerRequest, grant: AccessGrant) -> None:
+        """Respond with the command that logs in a desktop of the same user, once.
+
+        Where an OpenID provider authenticates the user, it also has to authenticate the desktop.
+        """
+        require_browser_session(grant)
+        if grant.user.issuer != ISSUER:
+            request.respond(201, {"command": f"ctllm login {self._url}", "expires_in": None})
+            return
+        code = self._login_codes.create(
+            Authentication(grant.user, grant.auth_time, grant.session_ids[0], grant.tier),
+            "desktop",
+            PAIRING_LIFETIME,
+        )
+        self._audit.record_identity(
+            "pairing.created", grant.user.id, address=request.client_address
+        )
+        command = f"ctllm login {self._url}/#invite={code}"
+        request.respond(201, {"command": command, "expires_in": int(PAIRING_LIFETIME)})
 
     async def renew_token(self, request: ServerRequest, body: bytes) -> None:
         """Renew the session; respond with an access token."""
@@ -311,6 +344,12 @@ class SessionApi:
         if previous is not None:
             self._renewer.close(previous)
         return self._cookie.set(refresh_token.encode(), self._cookie_max_age)
+
+
+def require_browser_session(grant: AccessGrant) -> None:
+    """Raise Forbidden unless `grant` is that of a browser in which a person has signed in."""
+    if not grant.session_ids or SERVE in grant.scopes or grant.credential_id:
+        raise Forbidden("Only a browser in which you have signed in may do that.")
 
 
 def _user_json(user: User) -> dict[str, str]:

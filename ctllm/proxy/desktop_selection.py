@@ -62,6 +62,7 @@ class ConnectedDesktop:
             "version": status.version if status else "",
             "models": list(filter(may_list, status.models)) if status else [],
             "exchanges": len(self.initiator.streams),
+            "latency_ms": None if self.socket is None else self.socket.latency_ms,
         }
 
 

@@ -145,7 +145,8 @@ class Credentials:
         desktop_tokens = await self.provider.sign_in("ada")
         self.machine_key = await self.approved(browser["token"])
         self.of_kind |= {
-            "browser": [bearer(browser["token"]), bearer(other_tokens["access_token"])],
+            "browser": [bearer(browser["token"])],
+            "provider token": [bearer(other_tokens["access_token"])],
             "desktop": [bearer(desktop["token"]), bearer(desktop_tokens["access_token"])],
             "narrowed": [bearer(json.loads(narrowed)["token"])],
             "key: use": [bearer(use_key), in_headers(x_api_key=use_key, Authorization="Bearer x")],

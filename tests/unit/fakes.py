@@ -205,6 +205,7 @@ class FakeProxyWebSocket:
     """A connection of a desktop, for a DesktopRegistry."""
 
     tunnel: Initiator | None = None
+    latency_ms: float | None = None
 
     def __init__(self, authorized_until: float = math.inf, max_desktops: int = 0) -> None:
         self.authorized_until = authorized_until

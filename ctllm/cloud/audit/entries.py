@@ -24,6 +24,7 @@ IdentityEvent: TypeAlias = Literal[
     "session.created",
     "session.renewal_refused",
     "session.closed",
+    "pairing.created",
     "login.refused",
     "key.used",
     "key.refused",

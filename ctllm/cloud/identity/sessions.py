@@ -164,6 +164,12 @@ class Sessions:
             if not self._store.contains_id(session_id) or self._has_expired(session_id):
                 raise _logged_out_error()
 
+    def check_active_with_parent(self, session_id: str) -> None:
+        """Raise Unauthorized if a session or its parent has expired or was closed."""
+        session = self._store.get_by_id(session_id)
+        if session is None or not self._is_active(session):
+            raise _logged_out_error()
+
     def _has_expired(self, session_id: str) -> bool:
         """Whether a session has expired. Its file is read once: this process renews it."""
         if session_id not in self._expiries:

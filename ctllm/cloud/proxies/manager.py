@@ -51,11 +51,15 @@ REVOKED_DESCRIPTION = "was stopped because the access of its user was revoked"
 
 @dataclass(frozen=True, slots=True)
 class ProxyStatus:
-    """The state of a user's proxy. `since` is in epoch seconds, `error` a sentence for the user."""
+    """The state of a user's proxy. `since` is in epoch seconds, `error` a sentence for the user.
+
+    `spawner` is the name of the spawner that starts it, or None where there is no proxy.
+    """
 
     state: StatusName
     since: float | None = None
     error: str | None = None
+    spawner: str | None = None
 
 
 class ProxyManager(MultiService):
@@ -209,7 +213,10 @@ class ProxyManager(MultiService):
         error = (
             f"Your streaming proxy {supervisor.cause.description}." if state == "failed" else None
         )
-        return ProxyStatus(state, None if state == "absent" else supervisor.since, error)
+        if state == "absent":
+            return ProxyStatus(state)
+        spawner = supervisor.spawner_name or self._context.settings.spawner
+        return ProxyStatus(state, supervisor.since, error, spawner)
 
     async def health(self, proxy_id: str) -> dict[str, Any] | None:
         """Return the JSON object that a proxy's health check responds, or None if it fails."""
@@ -222,6 +229,11 @@ class ProxyManager(MultiService):
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         """Return the resources that each proxy uses, by its id."""
         return await self._context.spawner.resource_usage()
+
+    async def memory_bytes(self, proxy_id: str) -> int | None:
+        """Return the memory that a proxy uses, or None if that is not known."""
+        usage = await self._context.spawner.resource_usage_of(proxy_id)
+        return None if usage is None else usage.memory_bytes
 
     async def list_proxies(self) -> list[ProxyInfo]:
         """Return all proxies, with the response of each to a health check."""

@@ -96,6 +96,11 @@ class CompositeSpawner(MultiService):
             usages.update(await spawner.resource_usage())
         return usages
 
+    async def resource_usage_of(self, proxy_id: str) -> ResourceUsage | None:
+        """Return the resources that one proxy uses, if it is known where it runs."""
+        name = self._located.get(proxy_id)
+        return None if name is None else await self._spawners[name].resource_usage_of(proxy_id)
+
     async def _locate(self, proxy_id: str) -> str | None:
         """Return the name of the spawner that has the proxy; raises CtllmError."""
         known = self._located.get(proxy_id)

@@ -149,6 +149,11 @@ class DockerSpawner(MultiService):
         usages = zip(containers, await gatherResults(requests, consumeErrors=True), strict=True)
         return {proxy_id: usage for proxy_id, usage in usages if usage is not None}
 
+    async def resource_usage_of(self, proxy_id: str) -> ResourceUsage | None:
+        """Return what the container of one proxy uses, if it runs."""
+        container = self._exit_watcher.watched.get(proxy_id)
+        return None if container is None else await self._container_usage(container)
+
     # -- helpers
 
     async def _container_usage(self, container: RunningContainer) -> ResourceUsage | None:

@@ -83,6 +83,9 @@ class Spawner(Protocol):
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         """Return the resources that each proxy uses, where the system reports them."""
 
+    async def resource_usage_of(self, proxy_id: str) -> ResourceUsage | None:
+        """Return the resources that one proxy uses, or None if that is not known."""
+
 
 class ExitObservers:
     """The exit observers of a spawner."""

@@ -196,6 +196,11 @@ class ProcessSpawner(Service):
         usages = {id: process_usage(process.pid) for id, process in self._processes.items()}
         return {id: usage for id, usage in usages.items() if usage is not None}
 
+    async def resource_usage_of(self, proxy_id: str) -> ResourceUsage | None:
+        """Return what one process uses."""
+        process = self._processes.get(proxy_id)
+        return None if process is None else process_usage(process.pid)
+
     def _spawn(self, proxy_id: str) -> ProxyInstance:
         if not self.running:
             raise ProxyUnavailable("The cloud is stopping.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from secrets import token_bytes
 from typing import Any
 
 from ctllm.fastpath.websocket_internals import drop
@@ -21,11 +22,15 @@ class Keepalive:
 
     Both ends send pings all the time, so no living peer is silent for long. Any data counts as a
     sign of life, not only a pong, which may queue behind megabytes on a slow network.
+    `latency` is the time from the last ping to its pong, in seconds, or None before the first.
     """
 
     def __init__(
-        self, clock: Clock, send_ping: Callable[[], None], on_dead: Callable[[], None]
+        self, clock: Clock, send_ping: Callable[[bytes], None], on_dead: Callable[[], None]
     ) -> None:
+        self.latency: float | None = None
+        self._ping_payload = b""
+        self._pinged_at = 0.0
         self._clock = clock
         self._interval = self._max_silence = 0.0
         self._send_ping = send_ping
@@ -55,6 +60,13 @@ class Keepalive:
         """Record that a complete frame of any kind arrived."""
         self._last_data = self._last_frame = self._clock.seconds()
 
+    def pong_received(self, payload: bytes) -> None:
+        """Record a pong, whose payload says which ping it answers."""
+        self.frame_received()
+        if self._ping_payload and payload == self._ping_payload:
+            self._ping_payload = b""
+            self.latency = self._clock.seconds() - self._pinged_at
+
     def stop(self) -> None:
         """Stop the pings and checks."""
         self._next_ping.cancel()
@@ -62,7 +74,8 @@ class Keepalive:
 
     def _ping(self) -> None:
         self._next_ping.start(self._interval)
-        self._send_ping()
+        self._ping_payload, self._pinged_at = token_bytes(8), self._clock.seconds()
+        self._send_ping(self._ping_payload)
 
     def _check(self) -> None:
         until = min(
@@ -91,7 +104,7 @@ class KeepaliveMixin:
     """A mixin for autobahn's protocols, in place of its own pings, which count pongs alone."""
 
     factory: Any
-    sendPing: Callable[[], None]
+    sendPing: Callable[[bytes], None]
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -104,8 +117,8 @@ class KeepaliveMixin:
         super().onPing(payload)  # type: ignore[misc]
 
     def onPong(self, payload: bytes) -> None:
-        """Record the frame."""
-        self.keepalive.frame_received()
+        """Record the frame, and how long it took."""
+        self.keepalive.pong_received(payload)
 
     def _peer_is_dead(self) -> None:
         drop(self, "the peer was silent for too long")

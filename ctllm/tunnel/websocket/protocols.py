@@ -66,6 +66,12 @@ class TunnelWebSocket(KeepaliveMixin):
         self._hello_timeout = Timeout(clock, self._hello_timed_out)
         self.bytes_sent = self.bytes_received = 0
 
+    @property
+    def latency_ms(self) -> float | None:
+        """The round-trip time of the last ping, in milliseconds, or None before its pong."""
+        latency = self.keepalive.latency
+        return None if latency is None else round(latency * 1000, 1)
+
     def attach_tunnel(
         self, tunnel: TunnelPeer[Any], on_closed: Callable[[], None] | None = None
     ) -> None:

@@ -131,8 +131,13 @@ class FakeProxyManager:
     def revoke(self, id: str) -> None:
         self.revoked.append(id)
 
+    async def memory_bytes(self, id: str) -> int | None:
+        return 1 << 20
+
     def status(self, id: str) -> ProxyStatus:
-        return ProxyStatus(self.state)
+        if self.state != "running":
+            return ProxyStatus(self.state)
+        return ProxyStatus(self.state, since=5.0, spawner="process")
 
     async def health(self, id: str) -> None:
         return None
@@ -289,7 +294,7 @@ class GatewayCase(SynchronousTestCase):
             SessionLimits(guard, user_limits, partial(proxy_id, INSTANCE_SECRET)),
             now,
             session_days=30,
-            is_https=is_https,
+            url="https://cloud.example" if is_https else "http://cloud.example",
         )
 
         def proxy_id_of(grant: AccessGrant) -> str:

@@ -30,12 +30,26 @@ class ManagementApiTests(GatewayCase):
         self.assertIn("POST", self.header("allow") or "")
         self.assertEqual(self.proxies.ensured, [])
 
+    def test_says_that_a_cloud_serves_the_page(self) -> None:
+        self.assertEqual(self.send("GET /ctllm/page"), 200)
+        self.assertEqual((self.json["role"], sorted(self.json)), ("cloud", ["role", "version"]))
+
+    def test_reports_memory_spawner_and_start_of_a_running_proxy_only(self) -> None:
+        self.send("GET /ctllm/proxy", **self.bearer())
+        self.assertEqual((self.json["memory_bytes"], self.json["started_at"]), (None, None))
+        self.proxies.state = "running"
+        self.send("GET /ctllm/proxy", **self.bearer())
+        self.assertEqual(self.json["memory_bytes"], 1 << 20)
+        self.assertEqual((self.json["started_at"], self.json["spawner"]), (5.0, "process"))
+
     def test_shows_starts_and_stops_the_users_proxy(self) -> None:
         """Listing desktops does not start a proxy."""
         self.assertEqual(self.send("GET /ctllm/proxy", **self.bearer()), 200)
         self.assertEqual((self.json["state"], self.json["since"]), ("absent", None))
         self.assertEqual(self.send("GET /ctllm/desktops", **self.bearer()), 200)
         self.assertEqual((self.json, self.proxies.ensured), ({"desktops": []}, []))
-        self.assertEqual(self.send("PUT /ctllm/proxy", **self.bearer()), 200)
+        for method in ("PUT", "POST"):
+            self.assertEqual(self.send(f"{method} /ctllm/proxy", **self.bearer()), 200)
+            self.proxies.ensured[1:] = []
         self.assertEqual(self.send("DELETE /ctllm/proxy", **self.bearer()), 204)
         self.assertEqual(self.proxies.ensured, self.proxies.removed)

@@ -23,8 +23,11 @@ CONTRACT = {
     "post /ctllm/session/token": "200 400 401 403 413 415 429",
     "post /ctllm/session/invite": "201 401 403 429",
     "post /ctllm/session/introspect": "200 400 401 403 413 415 429",
+    "post /ctllm/session/pairing": "201 401 403 429",
+    "get /ctllm/page": "200",
     "get /ctllm/proxy": "200 401 403 429",
     "put /ctllm/proxy": "200 401 403 429 503",
+    "post /ctllm/proxy": "200 401 403 429 503",
     "delete /ctllm/proxy": "204 401 403 429",
     "post /ctllm/tunnel/authorization": "200 401 403 429",
     "get /ctllm/desktops": "200 401 403 429 503",
@@ -123,7 +126,9 @@ class OpenApiTests(SynchronousTestCase):
             "beginLogin",
             "finishLogin",
         }
-        self.assertEqual(free, ways | {"readHealth", "readDescription", "listProviders"})
+        self.assertEqual(
+            free, ways | {"readHealth", "readPageServer", "readDescription", "listProviders"}
+        )
 
     def test_body_schemas_have_the_limits_of_the_code(self) -> None:
         secret = "A" * 43

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ctllm.cloud.audit import AUDIT_FILE
 from ctllm.cloud.identity import (
     MANAGE,
     SERVE,
     USE,
     Authentication,
+    User,
 )
 from tests.unit.cloud.gateway_case import (
     BOB,
@@ -70,6 +72,80 @@ class SessionTests(GatewayCase):
             told = self.bearer(frozenset(scopes))
             self.assertEqual(self.send("POST /ctllm/session/invite", **told), 403)
         self.assertEqual(self.send("POST /ctllm/session/invite"), 401)
+
+    def pair(self, authorization: dict[str, str]) -> str:
+        """Return the secret of the link in the command that a browser gets."""
+        self.assertEqual(self.send("POST /ctllm/session/pairing", **authorization), 201)
+        self.assertEqual(self.json["expires_in"], 900)
+        command, _, secret = self.json["command"].partition("#invite=")
+        self.assertEqual(command, "ctllm login http://cloud.example/")
+        return str(secret)
+
+    def browser(self) -> dict[str, str]:
+        self.assertEqual(self.redeem(), 201)
+        return {"Authorization": f"Bearer {self.json['token']}"}
+
+    def test_a_browser_pairs_a_desktop_of_its_user_once(self) -> None:
+        browser = self.browser()
+        cookie = self.cookie()
+        body = {"invite": self.pair(browser), "client": "desktop"}
+        self.assertEqual(self.send("POST /ctllm/session", {**body, "client": "browser"}), 403)
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        self.assertEqual(self.json["user"]["name"], "ann")
+        refresh = self.json["refresh"]
+        self.assertEqual(self.send("POST /ctllm/session", body), 401)
+        self.assertEqual(self.send("DELETE /ctllm/session", Cookie=cookie), 204)
+        renewal = {"refresh": refresh}
+        self.assertEqual(self.send("POST /ctllm/session/token", renewal), 200)
+        lines = (self.audit_dir / AUDIT_FILE).read_text()
+        self.assertIn('"event":"pairing.created"', lines)
+        self.assertIn('"method":"pairing"', lines)
+        self.assertNotIn(body["invite"], lines)
+
+    def test_a_desktop_logs_in_with_the_sign_in_time_of_the_browser_that_paired_it(self) -> None:
+        """So a revocation ends both."""
+        browser = self.browser()
+        self.clock.advance(60)
+        secret = self.pair(browser)
+        self.send("POST /ctllm/session", {"invite": secret, "client": "desktop"})
+        renewal = {"refresh": self.json["refresh"]}
+        (first, second) = self.sessions.list_all()
+        self.assertEqual((first.auth_time, second.parent), (second.auth_time, ""))
+        self.revocations.revoke(User("ctllm", "ann", "ann"))
+        self.enforcer.poll()
+        self.assertEqual(self.send("POST /ctllm/session/token", renewal), 401)
+
+    def test_a_pairing_ends_with_its_time_and_with_the_browsers_session(self) -> None:
+        browser = self.browser()
+        cookie = self.cookie()
+        expired, void = self.pair(browser), ""
+        self.clock.advance(14 * 60)
+        self.redeem()  # its access token has expired, so another browser asks
+        browser, cookie = {"Authorization": f"Bearer {self.json['token']}"}, self.cookie()
+        void = self.pair(browser)
+        self.clock.advance(60)
+        self.assertEqual(self.send("DELETE /ctllm/session", Cookie=cookie), 204)
+        for secret in (expired, void):
+            body = {"invite": secret, "client": "desktop"}
+            self.assertEqual(self.send("POST /ctllm/session", body), 401)
+
+    def test_a_browser_that_a_desktop_logged_in_pairs_nothing_after_its_logout(self) -> None:
+        self.redeem("desktop")
+        refresh, token = self.json["refresh"], self.json["token"]
+        self.send("POST /ctllm/session/invite", Authorization=f"Bearer {token}")
+        body = {"invite": self.json["invite"], "client": "browser"}
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        secret = self.pair({"Authorization": f"Bearer {self.json['token']}"})
+        self.assertEqual(self.send("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
+        body = {"invite": secret, "client": "desktop"}
+        self.assertEqual(self.send("POST /ctllm/session", body), 401)
+
+    def test_only_a_browser_pairs_desktops(self) -> None:
+        self.redeem("desktop")
+        desktop = {"Authorization": f"Bearer {self.json['token']}"}
+        for authorization in (desktop, self.bearer(), self.bearer(frozenset({MANAGE, USE}))):
+            self.assertEqual(self.send("POST /ctllm/session/pairing", **authorization), 403)
+        self.assertEqual(self.send("POST /ctllm/session/pairing"), 401)
 
     def test_an_invite_works_once_and_expires(self) -> None:
         body = {"invite": self.invites.create("ann"), "client": "desktop"}

@@ -160,11 +160,12 @@ class DescriptionTests(RegistryCase):
     """What the registry reports."""
 
     def test_describes_connected_desktops(self) -> None:
-        self.desk()
+        self.desk().socket.latency_ms = 12.5
         self.open()
         (told,) = self.registry.describe_desktops()
         expected = {"id": "0" * 31 + "1", "name": "home", "connected": True, "since": 1.0}
         expected |= {"ollama": "up", "version": "0.5.1", "models": ["m:1"], "exchanges": 1}
+        expected |= {"latency_ms": 12.5}
         self.assertEqual(told, expected)
 
     def test_desktop_without_status_is_down(self) -> None:

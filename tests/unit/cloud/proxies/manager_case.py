@@ -123,6 +123,9 @@ class FakeSpawner:
         listed = self.proxies if self.listed is None else self.listed
         return [self.instance(proxy_id, True) for proxy_id in listed]
 
+    async def resource_usage_of(self, proxy_id: str) -> ResourceUsage | None:
+        return self.usages.get(proxy_id)
+
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         return self.usages
 

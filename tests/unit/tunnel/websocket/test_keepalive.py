@@ -13,11 +13,11 @@ PING_INTERVAL, PING_TIMEOUT = 4.0, 3.0
 class KeepaliveTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.pings: list[float] = []
+        self.pings: list[bytes] = []
         self.dead_at: list[float] = []
         self.keepalive = Keepalive(
             self.clock,
-            lambda: self.pings.append(self.clock.seconds()),
+            self.pings.append,
             lambda: self.dead_at.append(self.clock.seconds()),
         )
         self.keepalive.start(PING_INTERVAL, PING_TIMEOUT)
@@ -77,6 +77,19 @@ class KeepaliveTests(SynchronousTestCase):
         self.assertEqual(self.dead_at, [])
         self.wait(CONFIRMATION_DELAY + 0.1)
         self.assertEqual(len(self.dead_at), 1)
+
+    def test_measures_the_latency_with_the_pong_of_the_last_ping(self) -> None:
+        self.assertIsNone(self.keepalive.latency)
+        self.keepalive.pong_received(b"")  # which answers none
+        self.wait(PING_INTERVAL)
+        self.keepalive.pong_received(b"forged")
+        self.assertIsNone(self.keepalive.latency)
+        self.wait(0.3)
+        self.keepalive.pong_received(self.pings[0])
+        self.assertEqual(round(self.keepalive.latency or 0, 1), 0.3)
+        self.wait(PING_INTERVAL)
+        self.keepalive.pong_received(self.pings[0])
+        self.assertEqual(round(self.keepalive.latency or 0, 1), 0.3)
 
     def test_does_nothing_after_stop(self) -> None:
         self.keepalive.stop()
