@@ -177,6 +177,13 @@ class RequestTimeout(CtllmError):
     status = 408
 
 
+class RangeNotSatisfiable(CtllmError):
+    """An offset is beyond the end of what there is."""
+
+    code = "range_not_satisfiable"
+    status = 416
+
+
 class UnsupportedMediaType(CtllmError):
     """The request body has an unsupported media type."""
 

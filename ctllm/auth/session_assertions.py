@@ -24,6 +24,7 @@ LIFETIME_SECONDS = 300
 USE = "use"
 MANAGE = "manage"
 SERVE = "serve"
+CONVERSATIONS = "conversations"
 
 
 class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,7 +38,7 @@ class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     iss: str
     sub: str
     aud: str
-    scope: Literal["use", "use manage", "use serve"]
+    scope: Literal["use", "use manage", "use serve", "use manage conversations"]
     iat: int
     exp: int
     models: Annotated[tuple[ModelPattern, ...], Meta(max_length=MAX_PATTERNS)] = ()

@@ -12,6 +12,7 @@ from functools import partial
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.identity import (
+    CONVERSATIONS,
     MANAGE,
     SERVE,
     USE,
@@ -88,6 +89,9 @@ REVOKED_TUNNEL_GRACE = 1.0
 Verification = Callable[[], Awaitable[AccessGrant]]
 """Verifies one credential; raises Unauthorized."""
 
+RequiredScopes = Callable[[AccessGrant, RequestHead], frozenset[str]]
+"""Returns the scopes with which a request is relayed; raises CtllmError if it may not be."""
+
 _USE = frozenset((USE,))
 
 
@@ -155,7 +159,9 @@ class Gateway:
         elif head.path == b"/ws/tunnel":
             await self._open_tunnel(request)
         elif head.path.startswith(b"/ctllm/exchanges/"):
-            await self._relay_request(request, resumes=True)
+            await self._relay_request(request, _scopes_to_resume, resumes=True)
+        elif head.path.startswith(b"/ctllm/desktop/"):
+            await self._relay_request(request, _scopes_for_resources)
         elif head.path == b"/health" or head.path.startswith((b"/ctllm/", b"/ws/")):
             await self._handle_management(request)
         else:
@@ -165,7 +171,7 @@ class Gateway:
             elif (head.method, head.path) == (b"POST", b"/api/me") and _is_signed(head):
                 await self._describe_machine(request)
             else:
-                await self._relay_request(request)
+                await self._relay_request(request, _required_scopes)
 
     def response_headers(self, head: RequestHead) -> Headers:
         """Return the headers that every response to `head` has: those of CORS and `Connection`.
@@ -288,12 +294,14 @@ class Gateway:
 
     # -- requests for Ollama
 
-    async def _relay_request(self, request: ServerRequest, resumes: bool = False) -> None:
+    async def _relay_request(
+        self, request: ServerRequest, required_scopes: RequiredScopes, resumes: bool = False
+    ) -> None:
         """Relay `request` to the proxy of its user, or the resumption of an earlier one."""
         received = self._clock.seconds()
         grant = await self.authenticate(request)
         grant.require_scope(USE)
-        scopes = _USE if resumes else _required_scopes(grant, request.head)
+        scopes = required_scopes(grant, request.head)
         self._reserve_request(request, grant)
         connections, assertion = await self._connect_proxy(
             grant, scopes, is_new_request=not resumes
@@ -403,6 +411,21 @@ def _is_signed(head: RequestHead) -> bool:
 def _abort_both(downstream: Transport, upstream: Transport) -> None:
     downstream.abortConnection()
     upstream.abortConnection()
+
+
+def _scopes_to_resume(grant: AccessGrant, head: RequestHead) -> frozenset[str]:
+    return _USE
+
+
+def _scopes_for_resources(grant: AccessGrant, head: RequestHead) -> frozenset[str]:
+    """Return the scopes for a resource of a desktop; raises Forbidden."""
+    refuse_websocket(head)
+    if CONVERSATIONS not in grant.scopes:
+        raise Forbidden(
+            "Only the chat page may use the conversations of a desktop. API keys, machines and "
+            "programs may not."
+        )
+    return frozenset((USE, MANAGE, CONVERSATIONS))
 
 
 def _required_scopes(grant: AccessGrant, head: RequestHead) -> frozenset[str]:

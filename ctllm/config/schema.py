@@ -452,6 +452,14 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "auto: only with the role all."
         ),
     ] = "auto"
+    generation_grace_seconds: Annotated[
+        int,
+        Meta(
+            description="How long a response of the page goes on without a reader, in seconds.",
+            ge=1,
+            le=86400,
+        ),
+    ] = 120
     ollama_check_interval_seconds: Annotated[
         int, Meta(description="Seconds between two health checks of Ollama.", ge=1)
     ] = 2

@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from ctllm.autostart.installation import local_autostart_files
@@ -48,6 +49,9 @@ from ctllm.desktop.oauth.provider import Provider
 from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.provider_login import LoginPrompt, ProviderLogin
+from ctllm.desktop.resources.generations.registry import GenerationLimits, GenerationRegistry
+from ctllm.desktop.resources.generations.resource import GenerationsResource
+from ctllm.desktop.resources.router import ResourceRouter
 from ctllm.desktop.secret_store.factory import make_secret_stores
 from ctllm.desktop.status import StatusReporter
 from ctllm.desktop.tunnel_authorization import TunnelAuthorization
@@ -124,6 +128,8 @@ class DesktopService(MultiService):
         self.keys = ApiKeyLease(self.session, reactor, KeyUsage(KeyUsageFile(state)))
         self.connection = ConnectionStateMachine()
         self.broker: Broker | None = None
+        self.generations: GenerationRegistry | None = None
+        self.resources: ResourceRouter | None = None
         self.bridge: Bridge | None = None
         self.ipc: IpcService | None = None
         self._host_monitor: HostMonitor | None = None
@@ -168,6 +174,12 @@ class DesktopService(MultiService):
         ):  # fmt: skip
             part.setServiceParent(self)
         super().startService()
+
+    def stopService(self) -> Deferred[Any] | None:
+        """Stop the generations, then all services."""
+        if self.generations is not None:
+            self.generations.close()
+        return super().stopService()
 
     async def _handle_request(self, head: RequestHead, request: ServerRequest) -> None:
         assert self.broker is not None
@@ -220,10 +232,18 @@ class DesktopService(MultiService):
             self._settings.allowed_requests,
             self._settings.allowed_registries,
         )
+        self.generations = GenerationRegistry(
+            policy.start_request, self._reactor, time.time,
+            GenerationLimits(self._settings.generation_grace_seconds),
+        )  # fmt: skip
+        self.resources = ResourceRouter(
+            {b"generations": GenerationsResource(self.generations)}, policy
+        )
         tunnel = Responder(
             limits.stream_window_bytes, limits.reconnect_grace_seconds, limits.max_streams,
-            request_handler=policy.start_request,
+            request_handler=self.resources.start_request,
             resume_buffer_bytes=limits.resume_buffer_bytes, desktop=desktop,
+            capabilities=("resume", frames.ALLOWED_MODELS_CAPABILITY, frames.RESOURCES_CAPABILITY),
         )  # fmt: skip
         self.ollama.add_observer(tunnel.send_status)
         tunnel.send_status(self.ollama.status)
@@ -271,9 +291,7 @@ class DesktopService(MultiService):
             self._local_link,
             lambda: bridge.state is ConnectionState.ERROR,
         )
-        shutdown = GracefulShutdown(
-            reactor, broker, lambda: broker.active_requests + bridge.traffic[0], reactor.stop
-        )
+        shutdown = GracefulShutdown(reactor, broker, self._count_requests, reactor.stop)
         pending_login = PendingLogin(self._log_in_with_provider, browser)
         logins = Logins(self.session, self.client_factory, self.oauth, pending_login)
         self._loopback_api = self._make_loopback_api(reporter, logins)
@@ -340,6 +358,14 @@ class DesktopService(MultiService):
             return reporter.status()
 
         return status
+
+    def _count_requests(self) -> int:
+        """Return how many requests of apps and clients are in progress, and how many generations.
+
+        A generation with readers counts more than once, which only matters to people who wait.
+        """
+        assert self.broker is not None and self.bridge is not None and self.generations is not None
+        return self.broker.active_requests + self.bridge.traffic[0] + self.generations.running
 
     def _on_ollama_status(self, status: Status) -> None:
         assert self.ipc is not None

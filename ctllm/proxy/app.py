@@ -7,10 +7,11 @@ client may do. The spawner restricts who can connect to the socket.
 from __future__ import annotations
 
 from ctllm.auth.model_patterns import parse_patterns
-from ctllm.auth.session_assertions import MANAGE, AssertionVerifier, Claims
+from ctllm.auth.session_assertions import CONVERSATIONS, MANAGE, AssertionVerifier, Claims
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import (
     BadRequest,
+    Forbidden,
     MethodNotAllowed,
     NotFound,
     ServiceUnavailable,
@@ -21,7 +22,7 @@ from ctllm.http.message.head import Headers, RequestHead, get_header, without_he
 from ctllm.http.server.request import HeaderAddingSink, ServerRequest
 from ctllm.http.server.upgrade import header_elements, require_websocket
 from ctllm.http.splice import replace_protocol
-from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
+from ctllm.proxy.desktop_registry import MAX_DESKTOPS, RESOURCES, DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.proxy.resumption import parse_resume_target
 from ctllm.proxy.tunnel_authorizer import TunnelAuthorizer
@@ -69,9 +70,11 @@ class ProxyApp:
         elif path.startswith(b"/ctllm/exchanges/"):
             request.reserve_memory()
             self._resume_response(request)
-        elif path.startswith((b"/ctllm/", b"/ws/")):
+        elif path.startswith((b"/ctllm/", b"/ws/")) and not path.startswith(RESOURCES):
             raise NotFound("A streaming proxy has no such path.")
         else:
+            if path.startswith(RESOURCES) and CONVERSATIONS not in claims.scopes:
+                raise Forbidden("The session assertion does not have the scope conversations.")
             request.reserve_memory()
             original = request.head
             headers = (
@@ -138,7 +141,8 @@ _INTERNAL_HEADERS = (ASSERTION.lower(), SCOPE.lower(), ALLOWED_MODELS.lower())
 
 def _scope_value(claims: Claims) -> bytes:
     """Return the value of the header Ctllm-Scope: the scopes that matter to a desktop."""
-    return b"use manage" if MANAGE in claims.scopes else b"use"
+    known = (MANAGE, CONVERSATIONS)
+    return b" ".join((b"use", *(each.encode() for each in known if each in claims.scopes)))
 
 
 def _allowed_models(claims: Claims) -> Headers:

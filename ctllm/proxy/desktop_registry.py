@@ -56,6 +56,9 @@ from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 #: Maximum number of connected desktops.
 MAX_DESKTOPS = 32
 
+#: The prefix of the paths that a desktop itself responds to, instead of its Ollama.
+RESOURCES = b"/ctllm/desktop/"
+
 _DESKTOP_ID = re.compile(r"[0-9a-f]{32}")
 _REPLACED_FRAME = encode_json_frame(
     FrameKind.BYE,
@@ -238,6 +241,11 @@ class DesktopRegistry:
         )
         if _is_restricted(head) and not desktop.enforces_allowed_models:
             raise _unenforced_error()
+        if head.path.startswith(RESOURCES) and not desktop.has_resources:
+            raise NotFound(
+                f"The version of ctllm on {desktop.identity.name} keeps no conversations. Update "
+                "it there."
+            )
         if changes_models(head):
             sink = CompletionObserver(sink, lambda: self._models_changed(desktop))
         stream = desktop.initiator.start_request(head, sink, resume_seconds)

@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ctllm.ollama.endpoints import canonical_model
-from ctllm.tunnel.frames import ALLOWED_MODELS_CAPABILITY, Desktop, Status
+from ctllm.tunnel.frames import (
+    ALLOWED_MODELS_CAPABILITY,
+    RESOURCES_CAPABILITY,
+    Desktop,
+    Status,
+)
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 
@@ -47,6 +52,11 @@ class ConnectedDesktop:
         """Whether this desktop restricts a client to the models in Ctllm-Allowed-Models."""
         return ALLOWED_MODELS_CAPABILITY in self.initiator.peer_capabilities
 
+    @property
+    def has_resources(self) -> bool:
+        """Whether this desktop responds to requests for resources of its own."""
+        return RESOURCES_CAPABILITY in self.initiator.peer_capabilities
+
     def describe(self, now: float, may_list: Callable[[str], bool]) -> dict[str, object]:
         """Return its JSON for the API, with the models for which `may_list` returns True.
 
@@ -63,6 +73,7 @@ class ConnectedDesktop:
             "models": list(filter(may_list, status.models)) if status else [],
             "exchanges": len(self.initiator.streams),
             "latency_ms": None if self.socket is None else self.socket.latency_ms,
+            "resources": self.has_resources,
         }
 
 

@@ -40,6 +40,8 @@ MAX_AUTHORIZATION = 8 * 1024
 AUTHORIZE_CAPABILITY = "authorize"
 #: The capability of a desktop that enforces Ctllm-Allowed-Models.
 ALLOWED_MODELS_CAPABILITY = "allowed-models"
+#: The capability of a desktop that responds to requests for its own resources.
+RESOURCES_CAPABILITY = "resources"
 #: Maximum number of models in one STATUS; a proxy stores the names for each desktop.
 MAX_MODELS = 1000
 

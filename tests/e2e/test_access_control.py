@@ -19,7 +19,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.auth.session_assertions import MANAGE, SERVE, USE
+from ctllm.auth.session_assertions import CONVERSATIONS, MANAGE, SERVE, USE
 from ctllm.cloud.identity import (
     AssertionSigner,
     PrivateDirectory,
@@ -299,7 +299,7 @@ def test_the_tables_have_every_request_and_credential() -> None:
     """The tests below cannot pass because they read nothing."""
     assert len(RULES) == len(REQUESTS) * len({rule.credential for rule in RULES})
     assert len(REQUESTS) > 25
-    assert len(PROXY_RULES) == 7 * 6
+    assert len(PROXY_RULES) == 8 * 7
     assert {rule.expected for rule in (*RULES, *PROXY_RULES)} == {"yes", "401", "403"}
 
 
@@ -376,6 +376,7 @@ async def test_each_assertion_may_do_at_a_proxy_what_the_table_says(
         "another proxy's": [signer.sign(others, serve)],
         "use": [signer.sign(own, frozenset((USE,)))],
         "use manage": [signer.sign(own, frozenset((USE, MANAGE)))],
+        "use manage conversations": [signer.sign(own, frozenset((USE, MANAGE, CONVERSATIONS)))],
         "use serve": [signer.sign(own, serve)],
     }
     for rule in PROXY_RULES:

@@ -123,6 +123,18 @@ class FakeResponseSink:
         self.outcome: str | CtllmError | None = None
         self.may_send_body = True
 
+    @property
+    def data(self) -> bytes:
+        return bytes(self.body)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.outcome == "end"
+
+    @property
+    def error(self) -> Any:
+        return None if self.outcome in (None, "end") else self.outcome
+
     def write_head(self, head: ResponseHead) -> None:
         assert self.head is None and self.outcome is None
         self.head = head
@@ -153,6 +165,18 @@ class FakeRequestSink:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(call for call in self.calls if isinstance(call, bytes))
+
+    @property
+    def is_finished(self) -> bool:
+        return "end" in self.calls
+
+    @property
+    def error(self) -> CtllmError | None:
+        return next((call for call in self.calls if isinstance(call, CtllmError)), None)
 
     def write(self, piece: bytes) -> None:
         self.calls.append(piece)

@@ -145,6 +145,10 @@ MAY_IMPORT = {
         "http.server", "reactor", "config", "errors",
     },
     "desktop.oauth": {"auth", "http.origins", "common", "errors"},
+    "desktop.resources": {
+        "auth", "http.header_policy", "http.interfaces", "http.message", "ollama", "reactor",
+        "common", "errors",
+    },
     "desktop.secret_store": {"keyring_main", "reactor", "system", "common", "errors"},
     "desktop.conversations": {"desktop.secret_store", "auth", "system", "common", "errors"},
     "desktop.broker": {
@@ -155,7 +159,7 @@ MAY_IMPORT = {
         "errors",
     },
     "desktop.service": {
-        "desktop", "desktop.broker", "desktop.ipc", "desktop.loopback", "autostart",
+        "desktop", "desktop.broker", "desktop.ipc", "desktop.loopback", "desktop.resources", "autostart",
         "web_ui", "demo", "tunnel",
         "ollama", "auth", "ipc",
         "http", "reactor", "config", "system", "common", "errors",

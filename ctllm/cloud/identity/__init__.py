@@ -1,6 +1,6 @@
 """Users and their credentials: invites, sessions, access tokens, API keys, and revocations."""
 
-from ctllm.auth.session_assertions import ISSUER, MANAGE, SERVE, USE
+from ctllm.auth.session_assertions import CONVERSATIONS, ISSUER, MANAGE, SERVE, USE
 from ctllm.cloud.identity.access_token_issuer import AccessTokenIssuer
 from ctllm.cloud.identity.api_key_leases import ApiKeyLeases, is_api_key
 from ctllm.cloud.identity.assertion_signer import AssertionSigner
@@ -30,6 +30,7 @@ from ctllm.cloud.identity.signing_keys import (
 from ctllm.system.private_dir import PrivateDirectory
 
 __all__ = [
+    "CONVERSATIONS",
     "ISSUER",
     "MANAGE",
     "POLL_INTERVAL",

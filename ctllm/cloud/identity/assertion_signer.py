@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ctllm.auth.session_assertions import (
     ASSERTION,
+    CONVERSATIONS,
     ISSUER,
     LIFETIME_SECONDS,
     MANAGE,
@@ -20,7 +21,7 @@ from ctllm.auth.session_assertions import (
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import Forbidden
 
-Scope = Literal["use", "use manage", "use serve"]
+Scope = Literal["use", "use manage", "use serve", "use manage conversations"]
 
 
 class AssertionSigner:
@@ -47,7 +48,8 @@ class AssertionSigner:
     ) -> str:
         """Return an assertion for the proxy with this id; raises Forbidden without the scope use.
 
-        The assertion has the scope use and, if `scopes` has it, one of serve and manage. `models`
+        The assertion has the scope use and, if `scopes` has it, serve, or else manage, to which
+        conversations is added. `models`
         are the patterns of the models that the client may use, if not all. `max_desktops` limits
         the desktops of the user, for a tunnel.
         """
@@ -56,6 +58,8 @@ class AssertionSigner:
         scope: Scope = "use"
         if SERVE in scopes:
             scope = "use serve"
+        elif {MANAGE, CONVERSATIONS} <= scopes:
+            scope = "use manage conversations"
         elif MANAGE in scopes:
             scope = "use manage"
         key = (proxy_id, scope, models, max_desktops)

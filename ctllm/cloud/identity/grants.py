@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ctllm.auth.session_assertions import MANAGE, SERVE, USE
+from ctllm.auth.session_assertions import CONVERSATIONS, MANAGE, SERVE, USE
 from ctllm.errors import Forbidden
 
-SCOPES = frozenset({USE, MANAGE, SERVE})
-"""The scopes: USE models, MANAGE models and the user's proxy, SERVE requests as a desktop."""
+SCOPES = frozenset({USE, MANAGE, SERVE, CONVERSATIONS})
+"""The scopes: USE models, MANAGE models and the user's proxy, SERVE requests as a desktop.
+
+CONVERSATIONS reads and writes the conversations of desktops. Only the page has it.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from secrets import token_urlsafe
 from types import MappingProxyType
 from typing import Literal
 
-from ctllm.auth.session_assertions import MANAGE, SERVE, USE
+from ctllm.auth.session_assertions import CONVERSATIONS, MANAGE, SERVE, USE
 from ctllm.cloud.identity.grants import Authentication, User
 from ctllm.cloud.identity.hashed_store import HashedStore, entry_id_of
 from ctllm.errors import Unauthorized
@@ -22,7 +22,10 @@ PREFIX = "ctllm-r-"
 ClientType = Literal["browser", "desktop"]
 
 CLIENT_SCOPES: Mapping[ClientType, frozenset[str]] = MappingProxyType(
-    {"browser": frozenset({USE, MANAGE}), "desktop": frozenset({USE, MANAGE, SERVE})}
+    {
+        "browser": frozenset({USE, MANAGE, CONVERSATIONS}),
+        "desktop": frozenset({USE, MANAGE, SERVE}),
+    }
 )
 
 _DAY = 86400.0

@@ -39,6 +39,7 @@ CONTRACT = {
     "post /ctllm/machines/decline": "204 400 401 403 404 413 415 429",
     "patch /ctllm/machines/{machine}": "200 400 401 403 404 413 415 429 503",
     "delete /ctllm/machines/{machine}": "204 401 403 404 429",
+    "get /ctllm/desktop/{resource}": "200 401 403 404 429 503",
     "get /ctllm/exchanges/{exchange}": "200 401 403 404 410 429 503",
     "get /ctllm/providers": "200",
     "get /ctllm/openapi.json": "200",

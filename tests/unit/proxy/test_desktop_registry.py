@@ -166,6 +166,7 @@ class DescriptionTests(RegistryCase):
         expected = {"id": "0" * 31 + "1", "name": "home", "connected": True, "since": 1.0}
         expected |= {"ollama": "up", "version": "0.5.1", "models": ["m:1"], "exchanges": 1}
         expected |= {"latency_ms": 12.5}
+        expected |= {"resources": False}
         self.assertEqual(told, expected)
 
     def test_desktop_without_status_is_down(self) -> None:

@@ -35,9 +35,9 @@ class SessionsTests(StoreCase):
         error = self.assertRaises(Unauthorized, self.sessions.renew, refresh)
         self.assertIn("Log in", error.message)
 
-    def test_desktops_have_the_scope_serve_and_browsers_do_not(self) -> None:
+    def test_desktops_have_the_scope_serve_and_browsers_conversations(self) -> None:
         cases: tuple[tuple[ClientType, set[str]], ...] = (
-            ("browser", {"use", "manage"}),
+            ("browser", {"use", "manage", "conversations"}),
             ("desktop", {"use", "manage", "serve"}),
         )
         for client, scopes in cases:

@@ -1,0 +1,136 @@
+"""A request with a small body and its complete response, between the sinks of the relay."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ctllm.errors import ContentTooLarge, CtllmError
+from ctllm.http.interfaces import ResponseSink
+from ctllm.http.message.head import Headers, ResponseHead
+from ctllm.ollama.dialects import Dialect, error_body
+
+#: The bytes that are written at once; between two pieces the reader may pause the response.
+PIECE = 64 * 1024
+_JSON: Headers = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A complete response."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers = ()
+
+
+def json_response(status: int, value: Any, headers: Headers = ()) -> Response:
+    """Return a response with `value` as JSON; bytes are JSON already."""
+    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    return Response(status, body, (*_JSON, *headers))
+
+
+def error_response(error: CtllmError, headers: Headers = ()) -> Response:
+    """Return `error` as a response. It passes every proxy, whatever errors that knows."""
+    retry = () if error.retry_after is None else ((b"Retry-After", b"%d" % error.retry_after),)
+    return Response(error.status, error_body(Dialect.CTLLM, error), (*_JSON, *retry, *headers))
+
+
+#: Returns the response to a request with this body; raises CtllmError.
+Handler = Callable[[bytes], Awaitable[Response]]
+
+
+class JsonExchange:
+    """A RequestSink that collects a body of at most `limit` bytes, and writes a response.
+
+    `handler` returns the response. A cancelled request cancels the handler.
+    """
+
+    _log = Logger()
+
+    def __init__(self, sink: ResponseSink, limit: int, handler: Handler) -> None:
+        self._sink = sink
+        self._limit = limit
+        self._handler = handler
+        self._received = bytearray()
+        self._unsent: memoryview | None = None
+        self._handling: Deferred[None] | None = None
+        self._is_paused = False
+        self._has_ended = False
+
+    def write(self, data: bytes) -> None:
+        """Receive data of the body; beyond the limit the request is refused."""
+        if self._has_ended or self._unsent is not None:
+            return
+        self._received += data
+        if len(self._received) > self._limit:
+            self._received.clear()
+            self._respond(
+                error_response(
+                    ContentTooLarge(f"This request takes at most {self._limit:,} bytes.")
+                )
+            )
+
+    def finish(self) -> None:
+        """Handle the request: its body is complete."""
+        if self._has_ended or self._unsent is not None:
+            return
+        body = bytes(self._received)
+        self._received.clear()
+        self._handling = Deferred.fromCoroutine(self._handle(body))
+        self._handling.addErrback(self._handling_failed)
+
+    def cancel(self, error: CtllmError) -> None:
+        """Cancel the handler; nothing more is written."""
+        self._has_ended = True
+        self._unsent = None
+        if self._handling is not None:
+            self._handling.cancel()
+
+    def pause_response(self) -> None:
+        """Stop writing."""
+        self._is_paused = True
+
+    def resume_response(self) -> None:
+        """Continue writing."""
+        self._is_paused = False
+        if self._unsent is not None:
+            self._send()
+
+    async def _handle(self, body: bytes) -> None:
+        try:
+            response = await self._handler(body)
+        except CtllmError as error:
+            response = error_response(error)
+        self._respond(response)
+
+    def _handling_failed(self, reason: Failure) -> None:
+        if self._has_ended and isinstance(reason.value, CancelledError):
+            return
+        self._log.failure("A request for a resource of this desktop failed", reason)
+        self._respond(error_response(CtllmError("An internal error occurred on this desktop.")))
+
+    def _respond(self, response: Response) -> None:
+        if self._has_ended or self._unsent is not None:
+            return
+        headers = response.headers
+        if response.status != 204:
+            headers = (*headers, (b"Content-Length", b"%d" % len(response.body)))
+        self._unsent = memoryview(response.body)
+        self._sink.write_head(ResponseHead(response.status, b"", headers))
+        self._send()
+
+    def _send(self) -> None:
+        while self._unsent and not self._is_paused:
+            piece, self._unsent = self._unsent[:PIECE], self._unsent[PIECE:]
+            self._sink.write(bytes(piece))
+        if self._unsent is not None and not self._unsent and not self._has_ended:
+            self._has_ended = True
+            self._unsent = None
+            self._sink.finish()
