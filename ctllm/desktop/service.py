@@ -331,7 +331,8 @@ class DesktopService(MultiService):
             self._loopback_sessions,
             reporter.describe_desktop,
             self._reactor,
-            routes=setup.routes,
+            self.resources,
+            setup.routes,
         )
 
     def _local_link(self) -> str:
