@@ -159,10 +159,8 @@ MAY_IMPORT = {
         "errors",
     },
     "desktop.service": {
-        "desktop", "desktop.broker", "desktop.ipc", "desktop.loopback", "desktop.resources", "autostart",
-        "web_ui", "demo", "tunnel",
-        "ollama", "auth", "ipc",
-        "http", "reactor", "config", "system", "common", "errors",
+        "desktop", "desktop.broker", "desktop.ipc", "desktop.loopback", "desktop.resources",
+        "autostart", "web_ui", "demo", "tunnel", "ollama", "auth", "ipc", "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
         "desktop.broker", "desktop.oauth", "desktop.secret_store", "relay", "tunnel", "ollama",

@@ -28,7 +28,8 @@ class GenerationLimits:
     """Limits of all generations together.
 
     One that nobody reads is cancelled after `grace` seconds. One that has ended is retained for
-    `retention` seconds after its last reader. `max_bytes` are those of one response, `max_total_bytes` those of all.
+    `retention` seconds after its last reader. `max_bytes` are those of one response,
+    `max_total_bytes` those of all.
     """
 
     grace: float = 120
