@@ -160,7 +160,8 @@ MAY_IMPORT = {
     },
     "desktop.service": {
         "desktop", "desktop.broker", "desktop.ipc", "desktop.loopback", "desktop.resources",
-        "autostart", "web_ui", "demo", "tunnel", "ollama", "auth", "ipc", "http", "reactor", "config", "system", "common", "errors",
+        "autostart", "web_ui", "demo", "tunnel", "ollama", "auth", "ipc",
+        "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
         "desktop.broker", "desktop.oauth", "desktop.secret_store", "relay", "tunnel", "ollama",
