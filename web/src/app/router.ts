@@ -37,8 +37,17 @@ function parseFragment(fragment: string): URLSearchParams {
   return new URLSearchParams(fragment.replace(/^#/, ''));
 }
 
+/** The conversation that was last shown; '' for a new one. */
+let lastConversation = '';
+
 const current = signal<Route>(parseRoute(location.hash));
 export const route = computed(() => current.value);
+current.subscribe(({view, id}) => { if (view === 'chat') lastConversation = id; });
+
+/** Shows the chat as it was before another view was shown. */
+export function returnToChat(): void {
+  navigate('chat', lastConversation);
+}
 
 /** Shows another view. `replace` leaves no entry in the history. */
 export function navigate(view: View, id = '', {replace = false} = {}): void {

@@ -12,17 +12,22 @@ export interface ButtonProperties {
   readonly disabled?: boolean;
   /** Whether what it started is in progress: it keeps the focus, and does nothing. */
   readonly busy?: boolean;
+  /** For screen readers, where its text says too little. */
+  readonly label?: string;
+  /** The id of the form that it submits, if it is not in it. */
+  readonly form?: string;
   readonly id?: string;
   readonly class?: string;
   readonly children?: ComponentChildren;
 }
 
-export function Button({kind = 'normal', type = 'button', icon, busy = false, onClick, children, ...rest}: ButtonProperties): VNode {
+export function Button({kind = 'normal', type = 'button', icon, busy = false, label, onClick, children, ...rest}: ButtonProperties): VNode {
   return (
     <button
       {...rest}
       type={type}
       class={`${kind} ${icon ? 'with-icon' : ''} ${rest.class ?? ''}`}
+      aria-label={label}
       aria-disabled={busy || undefined}
       onClick={event => {
         if (busy) event.preventDefault();
