@@ -15,7 +15,7 @@ export function View({id, title, actions, children}: ViewProperties): VNode {
   const titleId = useId();
   return (
     <section id={id} class="view-content" aria-labelledby={titleId}>
-      <header class="view-header"><h2 id={titleId}>{title}</h2>{actions}</header>
+      <header class="view-header"><h1 id={titleId}>{title}</h1>{actions}</header>
       {children}
     </section>
   );
@@ -34,7 +34,7 @@ export function Section({title, explanation, actions, id, children}: SectionProp
   const titleId = useId();
   return (
     <section class="section sheet" {...(id ? {id} : {})} aria-labelledby={titleId}>
-      <header class="view-header"><h3 id={titleId}>{title}</h3>{actions}</header>
+      <header class="view-header"><h2 id={titleId}>{title}</h2>{actions}</header>
       {explanation && <p class="soft">{explanation}</p>}
       {children}
     </section>
