@@ -34,5 +34,6 @@ export default defineConfig({
       },
     },
   },
+  worker: {format: 'es'},
   test: {environment: 'jsdom', testTimeout: 60_000, include: ['src/**/*.test.{ts,tsx}']},
 });

@@ -2,6 +2,7 @@
 import type {VNode} from 'preact';
 import {useLayoutEffect, useRef} from 'preact/hooks';
 import {MarkdownRenderer} from './renderer';
+import {formatter} from './worker-formatter';
 import './markdown.css';
 
 interface MarkdownProperties {
@@ -27,7 +28,7 @@ export function Markdown({text, isStreaming = false, onRender}: MarkdownProperti
   }, []);
   useLayoutEffect(() => {
     if (!host.current) return;
-    renderer.current ??= new MarkdownRenderer(host.current, {onRender: () => listener.current?.()});
+    renderer.current ??= new MarkdownRenderer(host.current, {formatter, onRender: () => listener.current?.()});
     renderer.current.show(text, {isStreaming});
   }, [text, isStreaming]);
   return <div class="markdown" ref={host} />;

@@ -17,7 +17,7 @@ const ATTRIBUTES: ReadonlySet<string> = new Set([
 
 /** Styles are properties of an element; the page allows no style attribute. */
 const STYLES: ReadonlySet<string> = new Set([
-  'border-bottom', 'border-left', 'border-right', 'border-top', 'color', 'font-style', 'font-weight', 'math-depth', 'math-style', 'padding',
+  'border-bottom', 'border-left', 'border-right', 'border-top', 'font-style', 'font-weight', 'math-depth', 'math-style', 'padding',
   'padding-left', 'padding-right', 'text-align',
 ]);
 
@@ -38,7 +38,8 @@ function build(tree: MathTree, depth: number): Node {
 
 function setAttribute(made: Element, name: string, value: string): void {
   if (/url\s*\(|[\\@;{}<>]/i.test(value) || value.length > 100) return;
-  if (ATTRIBUTES.has(name)) made.setAttribute(name, value);
+  if (name === 'class' && /^(?:tml-[a-z-]+ ?)+$/.test(value)) made.setAttribute('class', value);
+  else if (ATTRIBUTES.has(name)) made.setAttribute(name, value);
   else if (name.startsWith('style-') && STYLES.has(name.slice(6)) && 'style' in made) {
     (made.style as CSSStyleDeclaration).setProperty(name.slice(6), value);
   }
