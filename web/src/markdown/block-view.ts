@@ -12,7 +12,8 @@ interface View {
   readonly node: ChildNode;
   /** Returns whether it can show another block by changing as little as if the block had grown. */
   adopts(block: Block): boolean;
-  update(block: Block): void;
+  /** Shows the block as it is now. One that is not final is left for later unless `isEnd`: the text so far has been parsed. */
+  update(block: Block, isEnd: boolean): void;
   dispose(): void;
 }
 
@@ -29,14 +30,14 @@ export class ChildrenView {
     this.#context = context;
   }
 
-  update({children}: Block): void {
+  update({children}: Block, isEnd: boolean): void {
     for (let index = this.#settled; index < children.length; index += 1) {
       const child = children[index];
       if (!child) return;
-      this.#place(index, child).update(child);
+      this.#place(index, child).update(child, isEnd);
       if (child.isFinal && index === this.#settled) this.#settled += 1;
     }
-    while (this.#views.length > children.length) this.#drop(this.#views.pop());
+    while (isEnd && this.#views.length > children.length) this.#drop(this.#views.pop());
   }
 
   dispose(): void {
@@ -105,8 +106,8 @@ class TextView implements View {
     return details.kind === this.#details.kind;
   }
 
-  update({text}: Block): void {
-    this.#inline.show(text);
+  update({text, isFinal}: Block, isEnd: boolean): void {
+    if (isFinal || isEnd) this.#inline.show(text);
   }
 
   dispose(): void {
@@ -210,9 +211,9 @@ class ContainerView implements View {
     return isSameContainer(details, this.#details);
   }
 
-  update(block: Block): void {
+  update(block: Block, isEnd: boolean): void {
     if (block.details.kind === 'list') this.node.classList.toggle('loose', block.details.isLoose);
-    this.#children.update(block);
+    this.#children.update(block, isEnd);
   }
 
   dispose(): void {
@@ -271,7 +272,7 @@ function makeTable(): Container {
   const table = element('table', '', element('thead'), element('tbody'));
   const node = element('div', 'table', table);
   node.tabIndex = 0;
-  node.setAttribute('role', 'region');
+  node.setAttribute('role', 'group');
   node.setAttribute('aria-label', t('markdown.table'));
   return {node, host: table};
 }

@@ -38,7 +38,7 @@ export class CodeView {
     pre.tabIndex = 0;
     pre.dir = 'ltr';
     pre.setAttribute('aria-label', t('markdown.code'));
-    pre.setAttribute('role', 'region');
+    pre.setAttribute('role', 'group');
     this.node.append(this.#makeCaption(), pre);
   }
 
@@ -51,9 +51,9 @@ export class CodeView {
     return details.kind === 'code' && details.language === this.#language;
   }
 
-  update(block: Block): void {
+  update(block: Block, isEnd: boolean): void {
     this.#block = block;
-    this.#showText(block.text.slice(1));
+    if (block.isFinal || isEnd) this.#showText(block.text.slice(1));
     if (block.isFinal && !this.#isColoured) this.#colourWhenVisible();
   }
 

@@ -100,8 +100,8 @@ export function readAutolink(text: string, position: number): Found<string> | nu
 /** Reads an address without brackets at `position`, as far as it goes. */
 export function readBareAddress(text: string, position: number): Found<string> | null {
   if (/[\p{L}\p{N}_]/u.test(text.charAt(position - 1))) return null;
-  const found = /^(?:https?:\/\/|www\.)[^\s<>\x60"\u201c\u201d\0-\x1f]+/i.exec(text.slice(position, position + MAX_DESTINATION));
-  if (!found) return null;
+  const found = /^(?:https?:\/\/|www\.)[^\s<>\x60"\u201c\u201d]+/i.exec(text.slice(position, position + MAX_DESTINATION));
+  if (!found || found[0].length >= MAX_DESTINATION) return null;
   const address = trimAddress(found[0]);
   if (!/^(?:https?:\/\/|www\.)[^\s.:/?#]/i.test(address) || !address.includes('.', 5) && !/localhost|\/\/\d|\/\/\[/.test(address)) return null;
   return {value: address.startsWith('h') || address.startsWith('H') ? address : `https://${address}`, end: position + address.length};

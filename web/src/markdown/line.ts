@@ -40,20 +40,19 @@ export class Line {
 
   /** Takes at most so many columns of whitespace. */
   skipIndent(columns: number): void {
-    let left = Math.min(columns, this.indent);
-    this.#indent = -1;
-    while (left > 0) {
+    const taken = Math.min(columns, this.indent);
+    for (let left = taken; left > 0; left -= 1) {
       if (this.#spare > 0) this.#spare -= 1;
       else this.#takeSpace();
-      left -= 1;
     }
+    this.#indent -= taken;
   }
 
   /** Takes the whitespace that comes next, and so many characters after it. */
   skip(characters: number): void {
-    this.skipIndent(this.indent);
-    this.#position += characters;
-    this.#column += characters;
+    this.#column += this.indent - this.#spare + characters;
+    this.#position = this.#start + characters;
+    this.#spare = 0;
     this.#indent = -1;
   }
 

@@ -35,7 +35,7 @@ export function makeImage(alt: string, address: Address): HTMLElement {
   const whole = element('span', 'image');
   const details = element('span', 'image-details');
   details.hidden = true;
-  const open = button('plain', t('markdown.showImage'), () => {
+  const open = button('image-open', t('markdown.showImage'), () => {
     details.hidden = !details.hidden;
     open.setAttribute('aria-expanded', String(!details.hidden));
     if (!details.hidden && !details.firstChild) explain(details, address);

@@ -163,7 +163,7 @@ describe('a text that grows', () => {
 
   it('is rendered at the end as the whole text at once, wherever it was cut', () => {
     for (let cut = 1; cut < SAMPLE.length; cut += 1) expect(stream(SAMPLE, [cut]).innerHTML, `cut at ${cut}`).toBe(whole);
-  });
+  }, 60_000);
 
   it('is so, character by character', () => {
     expect(stream(SAMPLE, Array.from(SAMPLE, (_, index) => index + 1)).innerHTML).toBe(whole);
@@ -177,7 +177,7 @@ describe('a text that grows', () => {
       const cuts = Array.from({length: 12}, () => Math.floor(random() * text.length)).sort((one, other) => one - other);
       expect(stream(text, cuts).innerHTML, JSON.stringify([text, cuts])).toBe(render(text).innerHTML);
     }
-  });
+  }, 60_000);
 
   it('is so with lines and paragraphs over the limits', () => {
     const text = `${'word '.repeat(3000)}\n\`\`\`js\n${'x'.repeat(9000)}\n\`\`\`\n- ${'y😀'.repeat(3000)}\nend`;

@@ -87,13 +87,14 @@ export class MarkdownRenderer {
   readonly #work = (): void => {
     this.#cancel = null;
     const deadline = performance.now() + this.#sliceMs;
-    let hasMore: boolean;
-    do {
-      hasMore = this.#parser.advance(STEP);
-      this.#view?.update(this.#parser.document);
-    } while (hasMore && performance.now() < deadline);
-    if (hasMore) this.#cancel = this.#schedule(this.#work);
-    else this.#showEnd();
+    while (this.#parser.advance(STEP)) {
+      this.#view?.update(this.#parser.document, false);
+      if (performance.now() >= deadline) {
+        this.#cancel = this.#schedule(this.#work);
+        return this.#onRender();
+      }
+    }
+    this.#showEnd();
     this.#onRender();
   };
 
@@ -104,7 +105,7 @@ export class MarkdownRenderer {
       this.#parser.finish();
       this.#isFinished = true;
     }
-    this.#view?.update(this.#parser.document);
+    this.#view?.update(this.#parser.document, true);
   }
 }
 
