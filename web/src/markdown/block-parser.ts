@@ -11,11 +11,13 @@ import {
 import {Line} from './line';
 
 /** A longer line is read in pieces of so many characters. */
-export const MAX_LINE = 4096;
+export const MAX_LINE = 2048;
 /** A longer paragraph is divided. */
-export const MAX_PARAGRAPH = 4096;
+export const MAX_PARAGRAPH = 2048;
 /** More rows begin another table with the same header: the layout of one table costs as much as all its rows. */
 export const MAX_ROWS = 100;
+/** More items begin another list, likewise. */
+export const MAX_ITEMS = 100;
 /** Containers in containers; the markers of deeper ones are text. */
 export const MAX_DEPTH = 24;
 
@@ -228,13 +230,7 @@ export class BlockParser {
 
   #startItem(line: Line, indent: number, marker: ListMarker, depth: number): number {
     this.#closeTo(depth);
-    const list = this.#tip;
-    if (list.details.kind === 'list' && list.details.marker === marker.marker && list.details.isOrdered === marker.isOrdered) {
-      if (this.#isAfterBlank) list.details = {...list.details, isLoose: true};
-    } else {
-      const {isOrdered, start} = marker;
-      this.#push({kind: 'list', marker: marker.marker, isOrdered, start, isLoose: false});
-    }
+    this.#openList(marker);
     line.skip(marker.length);
     const spaces = line.isBlank || line.indent > 4 ? 1 : line.indent;
     line.skipIndent(spaces);
@@ -243,6 +239,21 @@ export class BlockParser {
     this.#isAfterBlank = false;
     this.#readTask(line, item);
     return this.#open.length;
+  }
+
+  /** Goes on with the list at the end, or begins another one. */
+  #openList({marker, isOrdered, start}: ListMarker): void {
+    const list = this.#tip;
+    const isSame = list.details.kind === 'list' && list.details.marker === marker && list.details.isOrdered === isOrdered;
+    if (!isSame || list.details.kind !== 'list') {
+      this.#push({kind: 'list', marker, isOrdered, start, isLoose: false, isRest: false});
+      return;
+    }
+    if (this.#isAfterBlank) list.details = {...list.details, isLoose: true};
+    if (list.children.length < MAX_ITEMS) return;
+    const next = list.details.start + list.children.length;
+    this.#closeTo(this.#open.length - 1);
+    this.#push({...list.details, start: next, isRest: true});
   }
 
   #readTask(line: Line, item: ItemDetails): void {
@@ -326,7 +337,7 @@ export class BlockParser {
   }
 
   #startParagraph(content: string): void {
-    this.#push({kind: 'paragraph', mathEnd: readOpenMath(content)});
+    this.#push({kind: 'paragraph', mathEnd: readOpenMath(content), isRest: false});
     this.#addText(content, '');
   }
 
@@ -335,7 +346,7 @@ export class BlockParser {
     const {details} = this.#tip;
     if (details.kind !== 'paragraph') {
       if (!isContainer(this.#tip)) this.#closeTo(this.#open.length - 1);
-      this.#push({kind: 'paragraph', mathEnd: ''}).text = text;
+      this.#push({kind: 'paragraph', mathEnd: '', isRest: true}).text = text;
     } else {
       if (separator && !details.mathEnd) this.#tip.details = {...details, mathEnd: readOpenMath(text)};
       this.#tip.text += separator + text;
@@ -350,7 +361,7 @@ export class BlockParser {
     const cut = gap > MAX_PARAGRAPH / 2 ? gap : limit;
     paragraph.text = text.slice(0, cut);
     this.#closeTo(this.#open.length - 1);
-    this.#push({kind: 'paragraph', mathEnd: ''}).text = text.slice(cut);
+    this.#push({kind: 'paragraph', mathEnd: '', isRest: true}).text = text.slice(cut);
   }
 
   /** Adds a block at the end, which stays open. */

@@ -17,17 +17,27 @@ interface View {
   dispose(): void;
 }
 
-/** Shows the children of a block in an element. */
+/** Elements whose content the browser lays out only near the visible part of the page hold blocks of about this size. */
+const SECTION_SIZE = 3000;
+/** What a block counts in addition to its text. */
+const BLOCK_SIZE = 60;
+
+/** Shows the children of a block in an element. Those of a long text are divided into sections. */
 export class ChildrenView {
   readonly #host: HTMLElement;
   readonly #context: Context;
+  readonly #isDivided: boolean;
   readonly #views: View[] = [];
   /** How many views, from the first, will never change again. */
   #settled = 0;
+  /** The section of the first view that may change; null if it begins another one. */
+  #section: HTMLElement | null = null;
+  #sectionSize = 0;
 
-  constructor(host: HTMLElement, context: Context) {
+  constructor(host: HTMLElement, context: Context, isDivided: boolean) {
     this.#host = host;
     this.#context = context;
+    this.#isDivided = isDivided;
   }
 
   update({children}: Block, isEnd: boolean): void {
@@ -35,7 +45,7 @@ export class ChildrenView {
       const child = children[index];
       if (!child) return;
       this.#place(index, child).update(child, isEnd);
-      if (child.isFinal && index === this.#settled) this.#settled += 1;
+      if (child.isFinal && index === this.#settled) this.#settle(child);
     }
     while (isEnd && this.#views.length > children.length) this.#drop(this.#views.pop());
   }
@@ -47,26 +57,51 @@ export class ChildrenView {
   /** Returns the view of a child at its place. */
   #place(index: number, child: Block): View {
     const before = this.#views[index];
-    if (before?.adopts(child)) return before;
+    const host = this.#hostOf(child);
+    if (before?.adopts(child)) {
+      if (before.node.parentNode !== host) host.append(before.node);
+      return before;
+    }
     const view = makeView(child, this.#context);
     this.#views[index] = view;
-    if (before) {
-      before.dispose();
-      before.node.replaceWith(view.node);
-    } else this.#hostOf(child).append(view.node);
+    if (before?.node.parentNode === host) before.node.replaceWith(view.node);
+    else host.append(view.node);
+    before?.node.remove();
+    before?.dispose();
     return view;
+  }
+
+  #settle(child: Block): void {
+    this.#settled += 1;
+    if (!this.#isDivided) return;
+    this.#sectionSize += sizeOf(child);
+    if (this.#sectionSize < SECTION_SIZE) return;
+    this.#section = null;
+    this.#sectionSize = 0;
   }
 
   #drop(view: View | undefined): void {
     view?.dispose();
     view?.node.remove();
+    if (this.#section?.childNodes.length !== 0) return;
+    this.#section.remove();
+    this.#section = null;
   }
 
-  /** The rows of a table are in its head or in its body. */
   #hostOf({details}: Block): Element {
-    if (details.kind !== 'row') return this.#host;
-    return this.#host.querySelector(details.isHeader ? 'thead' : 'tbody') ?? this.#host;
+    if (details.kind === 'row') return this.#host.querySelector(details.isHeader ? 'thead' : 'tbody') ?? this.#host;
+    if (!this.#isDivided) return this.#host;
+    if (!this.#section) {
+      this.#section = element('div', 'section');
+      this.#host.append(this.#section);
+    }
+    return this.#section;
   }
+}
+
+function sizeOf({text, details, children}: Block): number {
+  const cells = details.kind === 'row' ? details.cells.join('').length : 0;
+  return children.reduce((sum, child) => sum + sizeOf(child), BLOCK_SIZE + text.length + cells);
 }
 
 function makeView(block: Block, context: Context): View {
@@ -97,13 +132,15 @@ class TextView implements View {
   constructor(node: HTMLElement, details: Details, context: Context) {
     this.node = node;
     node.dir = 'auto';
+    if (details.kind === 'paragraph' && details.isRest) node.className = 'rest';
     this.#details = details;
     this.#inline = new InlineView(node, context);
   }
 
   adopts({details}: Block): boolean {
     if (details.kind === 'heading') return this.#details.kind === 'heading' && this.#details.level === details.level;
-    return details.kind === this.#details.kind;
+    const {kind} = this.#details;
+    return details.kind === 'paragraph' && kind === 'paragraph' && details.isRest === this.#details.isRest;
   }
 
   update({text, isFinal}: Block, isEnd: boolean): void {
@@ -204,7 +241,7 @@ class ContainerView implements View {
     this.#details = details;
     const {node, host} = makeContainer(details);
     this.node = node;
-    this.#children = new ChildrenView(host, context);
+    this.#children = new ChildrenView(host, context, details.kind === 'quote');
   }
 
   adopts({details}: Block): boolean {
@@ -212,7 +249,10 @@ class ContainerView implements View {
   }
 
   update(block: Block, isEnd: boolean): void {
-    if (block.details.kind === 'list') this.node.classList.toggle('loose', block.details.isLoose);
+    if (block.details.kind === 'list') {
+      this.node.classList.toggle('loose', block.details.isLoose);
+      this.node.classList.toggle('rest', block.details.isRest);
+    }
     this.#children.update(block, isEnd);
   }
 

@@ -10,6 +10,8 @@ export interface ListDetails {
   readonly start: number;
   /** Whether blank lines separate its items or their blocks. */
   readonly isLoose: boolean;
+  /** Whether it goes on with the list before, which was too long. */
+  readonly isRest: boolean;
 }
 
 export interface ItemDetails {
@@ -47,6 +49,8 @@ export interface ParagraphDetails {
   readonly kind: 'paragraph';
   /** What ends the formula that its last line is in; '' outside. */
   readonly mathEnd: string;
+  /** Whether it is the rest of one that was too long. */
+  readonly isRest: boolean;
 }
 
 export type Details =

@@ -181,7 +181,17 @@ describe('a text that grows', () => {
 
   it('is so with lines and paragraphs over the limits', () => {
     const text = `${'word '.repeat(3000)}\n\`\`\`js\n${'x'.repeat(9000)}\n\`\`\`\n- ${'y😀'.repeat(3000)}\nend`;
-    expect(stream(text, [100, 4095, 4096, 4097, 8192, 15000, 15020, 20000, 24000, 24100, 30000]).innerHTML).toBe(render(text).innerHTML);
+    expect(stream(text, [100, 2047, 2048, 2049, 4096, 15000, 15020, 20000, 24000, 24100, 30000]).innerHTML).toBe(render(text).innerHTML);
+  });
+
+  it('is so with many blocks, in sections, and with long lists and tables', () => {
+    const text = `${'- item *one*\n'.repeat(150)}\n${'7. a\n   b\n'.repeat(120)}\n> ${'quoted\n>\n> '.repeat(100)}\n\n|a|\n|-|\n${'|b|\n'.repeat(250)}\n${'Text\n\n'.repeat(100)}`;
+    const lengths = Array.from({length: text.length / 7}, (_, index) => index * 7);
+    const grown = stream(text, lengths);
+    expect(grown.innerHTML).toBe(render(text).innerHTML);
+    expect(grown.querySelectorAll(':scope > .section').length).toBeGreaterThan(5);
+    expect(Array.from(grown.querySelectorAll('ol'), list => list.start)).toEqual([7, 107]);
+    expect(grown.querySelectorAll('thead')).toHaveLength(3);
   });
 
   it('keeps the elements of finished blocks, and that of the last one', () => {
@@ -196,7 +206,7 @@ describe('a text that grows', () => {
   it.each(['', '\n', '\n-', '\n--', '\n1', '\n1.', '\n`', '\n``', '\n>', '\n#', '\n|', '\n*', '\n**', '\n- ['])('does not show a marker before it is clear what it is: %j', end => {
     const renderer = new PromptRenderer();
     renderer.show(`text${end}`, true);
-    expect(renderer.host.innerHTML).toBe('<p dir="auto">text</p>');
+    expect(renderer.host.innerHTML).toBe('<div class="section"><p dir="auto">text</p></div>');
   });
 
   it('starts anew with another text', () => {
@@ -213,10 +223,10 @@ describe('a text that grows', () => {
     const host = document.createElement('div');
     const renderer = new MarkdownRenderer(host, {sliceMs: -1, schedule: work => { due.push(work); return () => {}; }});
     renderer.show('a\n\n'.repeat(1900));
-    const counts = [host.children.length];
+    const counts = [host.querySelectorAll('p').length];
     for (let work = due.shift(); work; work = due.shift()) {
       work();
-      counts.push(host.children.length);
+      counts.push(host.querySelectorAll('p').length);
     }
     expect(counts).toEqual([500, 1000, 1500, 1900]);
   });

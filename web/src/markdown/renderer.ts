@@ -78,7 +78,7 @@ export class MarkdownRenderer {
     this.dispose();
     this.#host.replaceChildren();
     this.#parser = new BlockParser();
-    this.#view = new ChildrenView(this.#host, {references: new References(), formatter: this.#formatter});
+    this.#view = new ChildrenView(this.#host, {references: new References(), formatter: this.#formatter}, true);
     this.#text = '';
     this.#isFinished = false;
     this.#endPreview = null;

@@ -40,6 +40,7 @@ export function stream(text: string, lengths: Iterable<number>, options: Rendere
 export function html(text: string): string {
   const host = render(text);
   for (const node of host.querySelectorAll('figcaption')) node.remove();
+  for (const node of host.querySelectorAll('.section')) node.replaceWith(...node.childNodes);
   for (const name of ['dir', 'tabindex', 'role', 'aria-label', 'target', 'rel', 'referrerpolicy', 'title']) {
     for (const node of host.querySelectorAll(`[${name}]`)) node.removeAttribute(name);
   }
