@@ -5,6 +5,7 @@
  */
 import {isTerminal, type Attachment, type Conversation, type ConversationHead, type Id, type Message} from './conversation';
 import {mergeConversations, mergeMessage} from './merge';
+import type {SearchableMessage} from './search-index';
 import {
   asConversation, type Change, type ConversationStore, type Deletion, type DesktopRecord, type Snapshot, type StoredSummary, type SyncRecord,
   type Written,
@@ -118,6 +119,13 @@ export class IndexedStore implements ConversationStore {
         ...messages.map(message => readMessage(stores, id, message)),
       ]);
       return deletion || !head ? null : {head, messages: found.filter(message => message !== null)};
+    });
+  }
+
+  async loadTexts(ids: readonly Id[]): Promise<readonly SearchableMessage[]> {
+    return this.#run(['messages'], 'readonly', async stores => {
+      const found = await Promise.all(ids.map(id => resultOf<MessageRecord[]>(stores('messages').getAll(IDBKeyRange.bound([id], [id, []])))));
+      return found.flat();
     });
   }
 

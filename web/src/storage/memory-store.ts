@@ -1,6 +1,7 @@
 /** Conversations in the memory of this tab: for as long as it is open. */
 import {summarize, type Conversation, type Id} from './conversation';
 import {mergeConversations} from './merge';
+import type {SearchableMessage} from './search-index';
 import {
   asConversation, changeBetween, type Change, type ConversationStore, type Deletion, type DesktopRecord, type Snapshot, type StoredSummary,
   type SyncRecord, type Written,
@@ -25,6 +26,11 @@ export class MemoryStore implements ConversationStore {
     if (!snapshot) return null;
     const {head, messages: all} = changeBetween(null, snapshot.conversation);
     return {head, messages: all.filter(message => messages.includes(message.id))};
+  }
+
+  async loadTexts(ids: readonly Id[]): Promise<readonly SearchableMessage[]> {
+    const found = await Promise.all(ids.map(id => this.load(id)));
+    return found.flatMap(each => Object.values(each?.conversation.messages ?? {}).map(message => ({...message, conversation: each?.conversation.id ?? ''})));
   }
 
   async write(change: Change): Promise<Written | null> {

@@ -1,5 +1,6 @@
 /** What keeps conversations: IndexedDB, or the memory of this tab where the browser forbids that. */
 import type {Conversation, ConversationHead, ConversationSummary, Id, Message} from './conversation';
+import type {SearchableMessage} from './search-index';
 
 /** What changed in a conversation: its head, and the messages that were added or changed. */
 export interface Change {
@@ -58,6 +59,8 @@ export interface ConversationStore {
   load(id: Id): Promise<Snapshot | null>;
   /** Loads the head and some of the messages. */
   loadPart(id: Id, messages: readonly Id[]): Promise<Change | null>;
+  /** Loads the texts of all messages of some conversations, without attachments. */
+  loadTexts(ids: readonly Id[]): Promise<readonly SearchableMessage[]>;
   /** Merges changes into what is stored, in one transaction each. */
   write(change: Change): Promise<Written | null>;
   /** Marks a conversation as deleted; its content stays until `purge`. */

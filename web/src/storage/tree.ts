@@ -29,12 +29,12 @@ export function updateMessage(conversation: Conversation, id: Id, change: Partia
   return {...conversation, messages: {...conversation.messages, [id]: changed}};
 }
 
-/** Adds a version of a question beside it, with other words; an answer is to be added then. */
+/** Adds a version of a message beside it, with other words. */
 export function editMessage(conversation: Conversation, id: Id, change: Partial<Pick<Message, 'content' | 'attachments'>>, newMessageId: Id = newId(), now = Date.now()): Conversation {
   const message = messageOf(conversation, id);
   if (!message) return conversation;
-  const {role, parent, content, attachments} = message;
-  return addMessage(conversation, {id: newMessageId, role, parent, content, attachments, ...change}, now);
+  const {role, parent, content, attachments, model} = message;
+  return addMessage(conversation, {id: newMessageId, role, parent, content, attachments, model, ...change}, now);
 }
 
 /** Adds an answer beside another one, which it begins with: what its generation gives is appended to it. */
