@@ -73,11 +73,10 @@ class Generation:
         self._stop(State.CANCELLED, ClientDisconnected("This response was stopped."))
 
     def add_reader(self, sink: ResponseSink, offset: int) -> Reader:
-        """Send the response to `sink` from `offset`, and follow it."""
+        """Send the response to `sink` from `offset` once its request is complete, and follow it."""
         reader = Reader(self, sink, offset)
         self._readers.append(reader)
         self._on_change()
-        reader.send()
         return reader
 
     def remove_reader(self, reader: Reader) -> None:
@@ -161,6 +160,7 @@ class Reader:
         self._generation = generation
         self._sink = sink
         self._offset = offset
+        self._is_requested = False  # until then, nobody could pause the response
         self._has_head = False
         self._is_paused = False
         self._is_sending = False
@@ -176,6 +176,8 @@ class Reader:
 
     def send(self) -> None:
         """Send what there is, until the response is paused."""
+        if not self._is_requested:
+            return
         if self._is_sending:
             return  # the sink has resumed the response while it was written to
         self._is_sending = True
@@ -224,7 +226,9 @@ class Reader:
         """Ignore the body: it was read, or there is none."""
 
     def finish(self) -> None:
-        """Do nothing: the response is on its way."""
+        """Begin to send: the request is complete."""
+        self._is_requested = True
+        self.send()
 
     def cancel(self, error: CtllmError) -> None:
         """The reader has left."""

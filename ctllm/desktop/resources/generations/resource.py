@@ -115,6 +115,7 @@ class _Start:
             self._reader = generation.add_reader(self._sink, 0)
             if self._is_paused:
                 self._reader.pause_response()
+            self._reader.finish()
 
     def cancel(self, error: CtllmError) -> None:
         """The client has left: the generation goes on for its grace time."""

@@ -41,7 +41,9 @@ class GenerationCase(SynchronousTestCase):
 
     def add_reader(self, offset: int = 0) -> tuple[Any, Reader]:
         sink: Any = FakeResponseSink()
-        return sink, self.generation.add_reader(sink, offset)
+        reader = self.generation.add_reader(sink, offset)
+        reader.finish()
+        return sink, reader
 
 
 class ReaderTests(GenerationCase):
@@ -58,6 +60,18 @@ class ReaderTests(GenerationCase):
         self.generation.finish()
         self.assertTrue(sink.is_finished)
         self.assertEqual(self.generation.state, State.COMPLETE)
+
+    def test_nothing_is_sent_before_the_request_is_complete(self) -> None:
+        """Before that, its sender could not pause or cancel the response."""
+        self.generation.write_head(HEAD)
+        self.generation.write(b"one\n")
+        sink: Any = FakeResponseSink()
+        reader = self.generation.add_reader(sink, 0)
+        self.generation.write(b"two\n")
+        self.generation.finish()
+        self.assertEqual((sink.head, sink.outcome), (None, None))
+        reader.finish()
+        self.assertEqual((sink.data, sink.is_finished), (b"one\ntwo\n", True))
 
     def test_a_late_reader_gets_the_rest(self) -> None:
         self.generation.write_head(HEAD)
@@ -91,7 +105,7 @@ class ReaderTests(GenerationCase):
             reader.pause_response()
 
         sink.write = write_and_pause
-        reader.send()
+        reader.finish()
         self.assertEqual(len(sink.data), PIECE)
         reader.resume_response()
         self.assertEqual(len(sink.data), 2 * PIECE)
@@ -108,7 +122,7 @@ class ReaderTests(GenerationCase):
             reader.cancel(ClientDisconnected("left"))
 
         sink.write = write_and_leave
-        reader.send()
+        reader.finish()
         self.generation.finish()
         self.assertEqual((len(sink.data), sink.is_finished), (PIECE, False))
 
