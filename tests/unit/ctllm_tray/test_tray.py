@@ -55,6 +55,16 @@ class ViewTests(SynchronousTestCase):
         for state in ConnectionState:
             view = view_from_status(make_status(state))
             self.assertEqual(view.is_logged_in, state is not ConnectionState.LOGGED_OUT)
+            self.assertEqual(view.has_page, view.is_logged_in)
+
+    def test_without_a_login_there_is_the_page_of_this_machine(self) -> None:
+        for endpoint, has_page in (("http://127.0.0.1:11435", True), ("/run/s", False)):
+            status = make_status(
+                ConnectionState.LOGGED_OUT,
+                authentication_state="unauthenticated",
+                endpoint=endpoint,
+            )
+            self.assertEqual(view_from_status(status).has_page, has_page)
 
     def test_without_a_daemon_nothing_runs(self) -> None:
         self.assertFalse(NOT_RUNNING.is_running or STARTING.is_running)

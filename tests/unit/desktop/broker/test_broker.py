@@ -55,6 +55,7 @@ class FakeRemoteDesktops(Service):
         self.models: set[str] = set()
         self.others: tuple[RemoteDesktop, ...] = ()
         self.cloud_url = "https://cloud.example"
+        self.own_id = "d" * 32
         self.observers: Any = []
         self.polls = 0
         self.error: Exception | None = None
@@ -138,6 +139,24 @@ class BrokerTests(SynchronousTestCase):
         upstream.sinks[-1].write_head(OK)
         upstream.sinks[-1].write(body)
         upstream.sinks[-1].finish()
+
+    def test_a_request_that_names_this_desktop_stays_here(self) -> None:
+        """The page's: also for models and lists of others, and where another is preferred."""
+        self.remote_desktops.set_status(True, "mistral")
+        self.broker.set_policy(RoutingPolicy.CLOUD)
+        for name in ("d" * 32, "attic %E2%98%BA"):
+            before = len(self.ollama.heads)
+            header = f"Ctllm-Desktop: {name}\r\n"
+            self.send(body=CHAT % b"mistral", headers=header)
+            self.send("/api/tags", b"", "GET", header)
+            self.assertEqual(len(self.ollama.heads), before + 2, name)
+        self.assertEqual(self.remote_desktops.cloud.heads, [])
+        transport = self.send(body=CHAT % b"mistral", headers=f"Ctllm-Desktop: {'d' * 32}\r\n")
+        self.ollama.sinks[-1].fail(OllamaDown("down"))
+        self.assertIn(b" 503 ", transport.take_written())
+        self.assertEqual(self.remote_desktops.cloud.heads, [])
+        self.send(body=CHAT % b"mistral", headers=f"Ctllm-Desktop: {'e' * 32}\r\n")
+        self.assertEqual(len(self.remote_desktops.cloud.heads), 1)
 
     def test_response_headers_name_route_desktop_and_model(self) -> None:
         transport = self.send()

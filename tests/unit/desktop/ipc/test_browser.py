@@ -26,6 +26,7 @@ from ctllm.desktop.ipc.browser import (
     ChatPage,
     has_display,
 )
+from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized
 
 
 class ThreadClock(Clock):
@@ -36,7 +37,11 @@ class ThreadClock(Clock):
 
 
 class FakeSession:
+    error: CtllmError | None = None
+
     def client(self) -> Any:
+        if self.error is not None:
+            raise self.error
         return self
 
     url = "https://c.example"
@@ -108,12 +113,16 @@ class ChatPageTests(TestCase):
         self.works = True
         self.display = True
         self.window: Any = FakeWindow()
+        self.session: Any = FakeSession()
+        self.local_link = "http://127.0.0.1:11435/#invite=l0cal"
+        self.is_disconnected = False
 
     def page(self, browse: Any = None) -> ChatPage:
-        session: Any = FakeSession()
         opener = BrowserOpener(self.clock, self.state, lambda: self.display, browse or self.browse)
         self.addCleanup(opener.stopService)
-        return ChatPage(session, opener, self.window)
+        return ChatPage(
+            self.session, opener, self.window, lambda: self.local_link, lambda: self.is_disconnected
+        )
 
     def browse(self, address: str) -> bool:
         self.opened.append(address)
@@ -158,6 +167,36 @@ class ChatPageTests(TestCase):
             (result.opened, result.address), (False, "https://c.example/#invite=s3cret")
         )
         self.assertEqual((self.opened, self.file.exists()), ([], False))
+
+    async def opened_link(self, **options: Any) -> str:
+        self.display = False
+        result = await self.page().open(**options)
+        self.assertEqual(result.local, result.address.startswith("http://127.0.0.1"))
+        return result.address
+
+    async def test_opens_the_page_of_this_machine_without_a_cloud(self) -> None:
+        """Without a login, where the last attempt to connect failed, and where asking fails."""
+        for error in (Unauthorized("no login"), BadGateway("no route")):
+            self.session.error = error
+            self.assertEqual(await self.opened_link(), self.local_link)
+        address = await self.opened_link(view="settings")
+        self.assertEqual(address, f"{self.local_link}&view=settings")
+        self.session.error, self.is_disconnected = None, True
+        self.assertEqual(await self.opened_link(), self.local_link)
+
+    async def test_opens_the_page_of_this_machine_on_request(self) -> None:
+        self.window.works = self.window.is_open = True
+        result = await self.page().open(is_local=True)
+        self.assertEqual((result.window, result.local), (True, True))
+        self.assertEqual(self.window.calls, [self.local_link])
+
+    async def test_without_an_endpoint_there_is_the_clouds_page_alone(self) -> None:
+        self.local_link, self.is_disconnected = "", True
+        self.assertEqual(await self.opened_link(), "https://c.example/#invite=s3cret")
+        self.session.error = BadGateway("no route")
+        await self.assertFailure(Deferred.fromCoroutine(self.page().open()), BadGateway)
+        opening = Deferred.fromCoroutine(self.page().open(is_local=True))
+        await self.assertFailure(opening, BadRequest)
 
     async def test_returns_the_address_when_no_browser_starts(self) -> None:
         self.works = False
