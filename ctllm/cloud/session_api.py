@@ -18,6 +18,7 @@ from ctllm.auth.jws import MAX_TOKEN_SIZE
 from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.audit import AuditLog, IdentityEvent
 from ctllm.cloud.identity import (
+    CONVERSATIONS,
     SERVE,
     AccessGrant,
     AccessTokenIssuer,
@@ -348,7 +349,7 @@ class SessionApi:
 
 def require_browser_session(grant: AccessGrant) -> None:
     """Raise Forbidden unless `grant` is that of a browser in which a person has signed in."""
-    if not grant.session_ids or SERVE in grant.scopes or grant.credential_id:
+    if CONVERSATIONS not in grant.scopes or not grant.session_ids:
         raise Forbidden("Only a browser in which you have signed in may do that.")
 
 

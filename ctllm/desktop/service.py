@@ -51,6 +51,8 @@ from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.provider_login import LoginPrompt, ProviderLogin
 from ctllm.desktop.resources.generations.registry import GenerationLimits, GenerationRegistry
 from ctllm.desktop.resources.generations.resource import GenerationsResource
+from ctllm.desktop.resources.preference import PATH as PREFERENCE_PATH
+from ctllm.desktop.resources.preference import PreferenceResource
 from ctllm.desktop.resources.router import ResourceRouter
 from ctllm.desktop.secret_store.factory import make_secret_stores
 from ctllm.desktop.status import StatusReporter
@@ -225,6 +227,7 @@ class DesktopService(MultiService):
             port = self._demo.port.getHost().port
             demo = OllamaServer(f"http://127.0.0.1:{port}", "demo", self._reactor)
             self.ollama.use_demo(demo)
+        assert self.broker is not None
         limits = self._limits
         desktop = frames.Desktop(self.file.load().desktop_id, self._name)
         policy = TunnelPolicy(
@@ -237,7 +240,11 @@ class DesktopService(MultiService):
             GenerationLimits(self._settings.generation_grace_seconds),
         )  # fmt: skip
         self.resources = ResourceRouter(
-            {b"generations": GenerationsResource(self.generations)}, policy
+            {
+                b"generations": GenerationsResource(self.generations),
+                b"preference": PreferenceResource(self.broker),
+            },
+            policy,
         )
         tunnel = Responder(
             limits.stream_window_bytes, limits.reconnect_grace_seconds, limits.max_streams,
@@ -294,7 +301,7 @@ class DesktopService(MultiService):
         shutdown = GracefulShutdown(reactor, broker, self._count_requests, reactor.stop)
         pending_login = PendingLogin(self._log_in_with_provider, browser)
         logins = Logins(self.session, self.client_factory, self.oauth, pending_login)
-        self._loopback_api = self._make_loopback_api(reporter, logins)
+        self._loopback_api = self._make_loopback_api(reporter, logins, broker)
         commands = CommandHandler(
             self._fresh_status(reporter),
             shutdown.begin,
@@ -322,7 +329,9 @@ class DesktopService(MultiService):
         broker.add_observer(ipc.status_changed)
         return ipc
 
-    def _make_loopback_api(self, reporter: StatusReporter, logins: Logins) -> LoopbackApi:
+    def _make_loopback_api(
+        self, reporter: StatusReporter, logins: Logins, broker: Broker
+    ) -> LoopbackApi:
         options = (f"--state-dir={self._state.absolute()}",)
         setup = SetupApi(
             reporter.status, logins, lambda: local_autostart_files(options), self._reactor
@@ -333,6 +342,7 @@ class DesktopService(MultiService):
             self._reactor,
             self.resources,
             setup.routes,
+            {PREFERENCE_PATH: PreferenceResource(broker, is_local=True)},
         )
 
     def _local_link(self) -> str:

@@ -146,8 +146,8 @@ MAY_IMPORT = {
     },
     "desktop.oauth": {"auth", "http.origins", "common", "errors"},
     "desktop.resources": {
-        "auth", "http.header_policy", "http.interfaces", "http.message", "ollama", "reactor",
-        "common", "errors",
+        "desktop.broker", "auth", "http.header_policy", "http.interfaces", "http.message", "ollama",
+        "reactor", "common", "errors",
     },
     "desktop.secret_store": {"keyring_main", "reactor", "system", "common", "errors"},
     "desktop.conversations": {"desktop.secret_store", "auth", "system", "common", "errors"},

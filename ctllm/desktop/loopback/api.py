@@ -10,6 +10,7 @@ import getpass
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import msgspec
@@ -49,7 +50,8 @@ class LoopbackApi:
     """Responds to `/health` and to the paths below `/ctllm/`.
 
     `describe_desktop` returns this desktop's JSON in `/ctllm/desktops`. `resources` answers
-    `/ctllm/desktop/...`. `routes` are those that other parts of the desktop add.
+    `/ctllm/desktop/...`, but for the paths of `local_resources`. `routes` are those that other
+    parts of the desktop add.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class LoopbackApi:
         clock: Clock,
         resources: Upstream | None = None,
         routes: Sequence[Route] = (),
+        local_resources: Mapping[bytes, Upstream] = MappingProxyType({}),
     ) -> None:
         self._sessions = sessions
         self._describe_desktop = describe_desktop
         self._clock = clock
         self._resources = resources
+        self._local_resources = local_resources
         self._user = {"id": "local", "name": local_user_name()}
         self._public: Mapping[str, Mapping[str, Handler]] = {
             "/health": {"GET": self._get_health},
@@ -110,9 +114,10 @@ class LoopbackApi:
                 )
             await handlers[method](request, match.groups())
             return
-        if self._resources is None or not request.head.path.startswith(_RESOURCES):
+        resource = self._local_resources.get(request.head.path, self._resources)
+        if resource is None or not request.head.path.startswith(_RESOURCES):
             raise NotFound(f"This desktop has nothing at {path}.")
-        request.relay_to(self._resources.start_request(_as_from_proxy(request.head), request))
+        request.relay_to(resource.start_request(_as_from_proxy(request.head), request))
 
     # -- without a session
 

@@ -51,8 +51,14 @@ class LoopbackApiTests(SynchronousTestCase):
         self.clock = Clock()
         self.sessions = LoopbackSessions(self.clock.seconds)
         self.ollama, self.resources = FakeUpstream(), FakeUpstream()
+        self.local_resource = FakeUpstream()
         self.api = LoopbackApi(
-            self.sessions, lambda: {"id": "d" * 32}, self.clock, self.resources, ()
+            self.sessions,
+            lambda: {"id": "d" * 32},
+            self.clock,
+            self.resources,
+            (),
+            {b"/ctllm/desktop/preference": self.local_resource},
         )
         self.listen()
 
@@ -185,6 +191,10 @@ class LoopbackApiTests(SynchronousTestCase):
         for name in (b"authorization", b"ctllm-allowed-models", b"ctllm-assertion"):
             self.assertNotIn(name, names)
         self.assertEqual(self.ollama.heads, [])
+
+    def test_the_preference_is_that_of_this_machine(self) -> None:
+        self.send("PUT /ctllm/desktop/preference", {}, **self.log_in())
+        self.assertEqual((len(self.local_resource.heads), self.resources.heads), (1, []))
 
     # -- other origins, machines and users
 
