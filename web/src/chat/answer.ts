@@ -1,0 +1,100 @@
+/** An answer that is being read: signals that change at most once a frame, however many tokens arrive. */
+import {batch, signal} from '@preact/signals';
+import {isObject} from '../api/http';
+import type {Message, Statistics, ToolCall} from '../storage/conversation';
+import type {Phase} from './generation-state';
+import {readStatistics} from './statistics';
+
+/** What the lines of a response add up to. */
+export interface AnswerParts {
+  readonly content: string;
+  readonly thinking: string;
+  readonly toolCalls: readonly ToolCall[];
+  readonly statistics: Statistics | null;
+  /** Why Ollama ended it, such as "stop" and "length"; ''. */
+  readonly doneReason: string;
+}
+
+/** Calls `work` with the next frame; returns what cancels that. */
+export type Schedule = (work: () => void) => () => void;
+
+const nextFrame: Schedule = work => {
+  const frame = requestAnimationFrame(work);
+  return () => cancelAnimationFrame(frame);
+};
+
+export class Answer {
+  readonly content;
+  readonly thinking;
+  readonly toolCalls;
+  readonly phase = signal<Phase>('starting');
+  /** Why it waits: a sentence, or ''. */
+  readonly reason = signal('');
+  /** Epoch milliseconds. */
+  readonly startedAt: number;
+  readonly #prefix: string;
+  readonly #schedule: Schedule;
+  #parts: AnswerParts;
+  #cancelFrame: (() => void) | null = null;
+
+  constructor({content, prefix, createdAt}: Pick<Message, 'content' | 'prefix' | 'createdAt'>, schedule: Schedule = nextFrame) {
+    this.#prefix = content.slice(0, prefix);
+    this.#schedule = schedule;
+    this.startedAt = createdAt;
+    this.#parts = {content: this.#prefix, thinking: '', toolCalls: [], statistics: null, doneReason: ''};
+    this.content = signal(this.#prefix);
+    this.thinking = signal('');
+    this.toolCalls = signal<readonly ToolCall[]>([]);
+  }
+
+  /** All that has arrived, whether it is shown already or not. */
+  get parts(): AnswerParts {
+    return this.#parts;
+  }
+
+  /** Whether anything has arrived. */
+  get isEmpty(): boolean {
+    const {content, thinking, toolCalls} = this.#parts;
+    return content === this.#prefix && thinking === '' && toolCalls.length === 0;
+  }
+
+  add(line: Readonly<Record<string, unknown>>): void {
+    this.#parts = addLine(this.#parts, line);
+    this.#cancelFrame ??= this.#schedule(() => this.show());
+  }
+
+  /** Shows what has arrived. */
+  show(): void {
+    this.#cancelFrame?.();
+    this.#cancelFrame = null;
+    batch(() => {
+      this.content.value = this.#parts.content;
+      this.thinking.value = this.#parts.thinking;
+      this.toolCalls.value = this.#parts.toolCalls;
+    });
+  }
+}
+
+/** Returns the parts after a line of Ollama's /api/chat. */
+export function addLine(parts: AnswerParts, line: Readonly<Record<string, unknown>>): AnswerParts {
+  const message = isObject(line['message']) ? line['message'] : {};
+  const isDone = line['done'] === true;
+  const calls = Array.isArray(message['tool_calls']) ? message['tool_calls'].map(readToolCall).filter(each => each !== null) : [];
+  return {
+    content: parts.content + readText(message['content']),
+    thinking: parts.thinking + readText(message['thinking']),
+    toolCalls: calls.length ? [...parts.toolCalls, ...calls] : parts.toolCalls,
+    statistics: isDone ? readStatistics(line) : parts.statistics,
+    doneReason: isDone ? readText(line['done_reason']) : parts.doneReason,
+  };
+}
+
+function readText(value: unknown): string {
+  return typeof value === 'string' ? value : '';
+}
+
+function readToolCall(value: unknown): ToolCall | null {
+  const call = isObject(value) ? value['function'] : undefined;
+  if (!isObject(call) || typeof call['name'] !== 'string') return null;
+  return {name: call['name'], arguments: call['arguments'] ?? null};
+}
