@@ -2,6 +2,7 @@
 import {render} from 'preact';
 import {App} from './app/app';
 import {applyPreferences} from './settings/preferences';
+import {watchAnswers} from './chat/chat-store';
 import {watchConversations} from './storage/conversations';
 import './styles/tokens.css';
 import './styles/base.css';
@@ -10,4 +11,5 @@ const root = document.getElementById('app');
 if (!root) throw new Error('The document has no element for the page.');
 await applyPreferences();
 watchConversations();
+watchAnswers();
 render(<App />, root);

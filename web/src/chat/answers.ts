@@ -27,6 +27,8 @@ interface Running {
 
 /** While an answer arrives, it is stored this often. */
 const CHECKPOINT_MS = 3_000;
+/** An answer that is older, and that the desktop does not have, is not started again. */
+const MAX_START_AGE_MS = 60_000;
 
 export class Answers {
   readonly #running = signal<ReadonlyMap<Id, Running>>(new Map());
@@ -35,6 +37,7 @@ export class Answers {
   readonly #conversations: Conversations;
   readonly #surroundings: Surroundings;
   readonly #sentences: () => Sentences;
+  readonly #claimed = new Set<Id>();
 
   constructor(conversations: Conversations, surroundings: Surroundings, sentences: () => Sentences) {
     this.#conversations = conversations;
@@ -47,8 +50,14 @@ export class Answers {
     return this.#running.value.get(message)?.answer;
   }
 
+  /** Says that `read` will be called for a message that is not stored yet. */
+  claim(id: Id): void {
+    this.#claimed.add(id);
+  }
+
   /** Starts the generation of a message that is stored, or goes on reading it. */
   read(conversation: Conversation, id: Id, {isResumed}: {readonly isResumed: boolean}): void {
+    this.#claimed.delete(id);
     const message = messageOf(conversation, id);
     if (!message || message.state !== 'streaming' || this.#running.peek().has(id)) return;
     const {generation} = message;
@@ -62,6 +71,7 @@ export class Answers {
         body: () => chatRequest(conversation, id),
         isRetained: generation !== null,
         isResumed,
+        mayStart: message.content.length === message.prefix && Date.now() - message.createdAt < MAX_START_AGE_MS,
       },
       {
         onLine: line => answer.add(line),
@@ -79,7 +89,7 @@ export class Answers {
   /** Goes on reading the answers of a conversation that were in progress when the page was closed, or are on another device. */
   resume(conversation: Conversation): void {
     for (const message of Object.values(conversation.messages)) {
-      if (message.state !== 'streaming' || this.#running.peek().has(message.id)) continue;
+      if (message.state !== 'streaming' || this.#claimed.has(message.id) || this.#running.peek().has(message.id)) continue;
       if (message.generation) this.read(conversation, message.id, {isResumed: true});
       else void this.#endUnlessHeld(conversation.id, message.id);
     }

@@ -152,6 +152,7 @@ async function change(id: Id, choice: Choice, apply: (conversation: Conversation
 function newAnswer({desktop, model}: Choice) {
   const hasResources = desktops.peek()?.find(({id}) => id === desktop)?.resources ?? false;
   const id = newId();
+  answers.claim(id);
   return {
     id,
     values: {id, role: 'assistant' as const, model, state: 'streaming' as const, generation: hasResources ? {id: newId(), desktop} : null},

@@ -11,12 +11,14 @@ export interface GenerationRequest {
   readonly desktop: string;
   readonly conversation: string;
   readonly message: string;
-  /** The body for Ollama. Null: the generation is running, and only read here. */
-  readonly body: (() => Readonly<Record<string, unknown>>) | null;
+  /** Returns the body for Ollama. */
+  readonly body: () => Readonly<Record<string, unknown>>;
   /** Whether the desktop runs generations; if not, the response is read once, and a break is its end. */
   readonly isRetained: boolean;
   /** Whether it may have been started before: by this page before it was reloaded, or by another one. */
   readonly isResumed: boolean;
+  /** Whether it is started if the desktop does not have it: the page may have been closed before the start arrived. */
+  readonly mayStart: boolean;
 }
 
 export interface GenerationListener {
@@ -40,9 +42,6 @@ export interface Surroundings {
 
 const PATH = '/ctllm/desktop/generations';
 
-/** A fault within a response; its message is for the person. */
-class Fault extends Error {}
-
 export class GenerationClient {
   readonly #request: GenerationRequest;
   readonly #listener: GenerationListener;
@@ -51,7 +50,7 @@ export class GenerationClient {
   #offset = 0;
   #failures = 0;
   #reason = '';
-  #hasOpened: boolean;
+  #hasOpened = false;
   #attempt: AbortController | null = null;
   #endWait: (() => void) | null = null;
   #lastByteAt = 0;
@@ -61,8 +60,7 @@ export class GenerationClient {
     this.#request = request;
     this.#listener = listener;
     this.#surroundings = surroundings;
-    this.#phase = request.isResumed || !request.body ? 'resuming' : 'starting';
-    this.#hasOpened = false;
+    this.#phase = request.isResumed ? 'resuming' : 'starting';
   }
 
   /** Reads to the end; resolves with it, or with null after `abandon`. */
@@ -135,9 +133,9 @@ export class GenerationClient {
     const {id, desktop, conversation, message, body, isRetained} = this.#request;
     const headers = {'Ctllm-Desktop': desktop};
     const {send} = this.#surroundings;
-    if (!isRetained) return send('POST', '/api/chat', {body: body?.(), headers, signal});
+    if (!isRetained) return send('POST', '/api/chat', {body: body(), headers, signal});
     if (purpose === 'resume') return send('GET', `${PATH}/${id}?from=${this.#offset}`, {headers, signal});
-    return send('POST', PATH, {body: {id, conversation, message, path: '/api/chat', request: body?.()}, headers, signal});
+    return send('POST', PATH, {body: {id, conversation, message, path: '/api/chat', request: body()}, headers, signal});
   }
 
   async #read(response: Response, attempt: AbortController): Promise<Event> {
@@ -188,13 +186,8 @@ export class GenerationClient {
     if (!(error instanceof RequestError)) return 'broke'; // the connection broke, or this page closed it to make it again
     this.#reason = error.message;
     const event = classifyRefusal(purpose, error.status, error.code);
-    if (event === 'missing' && this.#isUnstarted()) return 'unstarted';
+    if (event === 'missing' && !this.#hasOpened && this.#request.mayStart) return 'unstarted';
     return event === 'broke' && !this.#request.isRetained ? 'errored' : event;
-  }
-
-  /** Whether the page was closed before the start arrived. Only a page that knows the request can say. */
-  #isUnstarted(): boolean {
-    return !this.#hasOpened && this.#request.body !== null;
   }
 
   /** Asks the desktop how the generation is, after an error in its response. */

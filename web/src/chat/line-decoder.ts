@@ -14,6 +14,8 @@ export class LineDecoder {
   /** The offset behind the last complete line of Ollama's. */
   offset: number;
   #rest: Uint8Array[] = [];
+  /** Whether a line was cut off: a proxy ends it to add its error, and whatever follows is not at this offset. */
+  #isSpoiled = false;
   readonly #decoder = new TextDecoder();
 
   constructor(offset: number) {
@@ -39,9 +41,12 @@ export class LineDecoder {
     const text = this.#rest.map(part => this.#decoder.decode(part, {stream: true})).join('') + this.#decoder.decode();
     this.#rest = [];
     const value = parse(text);
-    const isFault = value !== null && isObject(value['error']);
-    if (!isFault) this.offset += length;
-    return value && {value, isFault};
+    const isFault = isObject(value?.['error']);
+    if (isFault && value) return {value, isFault};
+    this.#isSpoiled ||= value === null;
+    if (this.#isSpoiled || !value) return null;
+    this.offset += length;
+    return {value, isFault};
   }
 }
 
@@ -50,6 +55,6 @@ function parse(text: string): Readonly<Record<string, unknown>> | null {
     const value: unknown = JSON.parse(text);
     return isObject(value) ? value : null;
   } catch {
-    return null; // an empty line
+    return null;
   }
 }

@@ -1,0 +1,197 @@
+/** The form for the next message. */
+import {useSignal} from '@preact/signals';
+import type {VNode} from 'preact';
+import {useEffect, useLayoutEffect, useRef} from 'preact/hooks';
+import {t} from '../i18n/i18n';
+import {isSendKey} from '../settings/preferences';
+import type {Attachment} from '../storage/conversation';
+import {IconButton} from '../ui/button';
+import {Icon} from '../ui/icon';
+import {showToast} from '../ui/toast';
+import {AttachmentError, imageUrl, MAX_ATTACHMENTS, readAttachment} from './attachments';
+import {describeProgress} from './answer-status';
+import {capabilitiesOf, loadCapabilities} from './capabilities';
+import {answers, chosen, currentAnswer, sendMessage, shown, stop} from './chat-store';
+import {readDraft, writeDraft} from './drafts';
+
+interface ComposerProperties {
+  /** The conversation; '' for a new one. */
+  readonly conversation: string;
+  readonly onSend: () => void;
+}
+
+export function Composer({conversation, onSend}: ComposerProperties): VNode {
+  const area = useRef<HTMLTextAreaElement>(null);
+  const files = useRef<HTMLInputElement>(null);
+  const camera = useRef<HTMLInputElement>(null);
+  const attachments = useSignal<readonly Attachment[]>([]);
+  const reading = useSignal(0);
+  const isEmpty = useSignal(true);
+  const model = chosen.value;
+  const answering = currentAnswer.value;
+  const canSend = model !== null && shown.value !== undefined && !answering && reading.value === 0;
+
+  useLayoutEffect(() => {
+    const box = area.current;
+    if (!box) return;
+    box.value = readDraft(conversation);
+    isEmpty.value = box.value === '';
+    attachments.value = [];
+    grow(box);
+    if (matchMedia('(pointer: fine)').matches && !document.querySelector('dialog[open]')) box.focus();
+  }, [conversation]);
+
+  const attach = async (list: Iterable<File>): Promise<void> => {
+    reading.value += 1;
+    try {
+      for (const file of list) {
+        if (attachments.peek().length >= MAX_ATTACHMENTS) throw new AttachmentError('tooMany', file.name);
+        attachments.value = [...attachments.peek(), await readAttachment(file)];
+      }
+    } catch (error) {
+      if (!(error instanceof AttachmentError)) throw error;
+      showToast(t(`chat.${error.refusal}`, {name: error.file, count: MAX_ATTACHMENTS}), 'error');
+    } finally {
+      reading.value -= 1;
+    }
+  };
+
+  const submit = async (): Promise<void> => {
+    const box = area.current;
+    if (!box || !canSend) return;
+    const content = box.value.trim();
+    const attached = attachments.peek();
+    if (!content && attached.length === 0) return;
+    box.value = '';
+    attachments.value = [];
+    isEmpty.value = true;
+    grow(box);
+    writeDraft(conversation, '');
+    onSend();
+    if (await sendMessage(content, attached)) return;
+    box.value = content;
+    attachments.value = attached;
+  };
+
+  return (
+    <form
+      id="composer"
+      onSubmit={event => { event.preventDefault(); void submit(); }}
+      onPaste={event => takeFiles(event, event.clipboardData, attach)}
+    >
+      <DropZone onFiles={list => void attach(list)} />
+      <Attached attachments={attachments.value} onRemove={index => { attachments.value = attachments.value.filter((_, each) => each !== index); }} />
+      <Notice attachments={attachments.value} />
+      <div class="composer-box">
+        <textarea
+          id="message"
+          ref={area}
+          rows={1}
+          dir="auto"
+          enterkeyhint="send"
+          aria-label={t('chat.message')}
+          placeholder={model ? t('chat.placeholder', {model: model.model}) : t('chat.placeholderNoModel')}
+          onInput={event => {
+            const {value} = event.currentTarget;
+            isEmpty.value = value === '';
+            writeDraft(conversation, value);
+            grow(event.currentTarget);
+          }}
+          onKeyDown={event => {
+            // Safari ends a composition before the key that ends it; its code is 229 then.
+            if (!isSendKey(event) || event.keyCode === 229) return;
+            event.preventDefault();
+            void submit();
+          }}
+        />
+        <div class="composer-buttons">
+          <input ref={files} type="file" multiple hidden accept="image/*,text/*,.md,.json,.csv,.log,.py,.js,.ts,.tsx,.rs,.go,.c,.h,.cpp,.java,.yaml,.yml,.toml,.xml,.sh,.sql" onChange={event => takeInput(event.currentTarget, attach)} />
+          <input ref={camera} type="file" hidden accept="image/*" capture="environment" onChange={event => takeInput(event.currentTarget, attach)} />
+          <IconButton id="attach" icon="attach" label={t('chat.attach')} onClick={() => files.current?.click()} />
+          <IconButton id="camera" class="touch-only" icon="upload" label={t('chat.camera')} onClick={() => camera.current?.click()} />
+          <Status />
+          {answering
+            ? <button id="stop" type="button" class="with-icon" onClick={() => { stop(); area.current?.focus(); }}><Icon name="stop" />{t('chat.stop')}</button>
+            : <button id="send" class="main with-icon" disabled={!canSend}><Icon name="send" />{t('chat.send')}</button>}
+        </div>
+      </div>
+    </form>
+  );
+}
+
+/** Says how far the answer is; screen readers are told, too. */
+function Status(): VNode {
+  const message = currentAnswer.value;
+  const answer = message ? answers.of(message.id) : undefined;
+  return <p id="status" class="soft" role="status">{answer ? t(describeProgress(answer)) : ''}</p>;
+}
+
+function Attached({attachments, onRemove}: {readonly attachments: readonly Attachment[]; readonly onRemove: (index: number) => void}): VNode | null {
+  if (attachments.length === 0) return null;
+  return (
+    <ul class="attachments" aria-label={t('chat.attachments')}>
+      {attachments.map((each, index) => (
+        <li key={index}>
+          {each.kind === 'image' ? <img src={imageUrl(each)} alt={each.name} /> : <span class="file"><Icon name="attach" />{each.name}</span>}
+          <IconButton icon="close" label={t('chat.removeAttachment', {name: each.name})} onClick={() => onRemove(index)} />
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+/** Says that the model cannot see the images. */
+function Notice({attachments}: {readonly attachments: readonly Attachment[]}): VNode | null {
+  const choice = chosen.value;
+  const hasImage = attachments.some(({kind}) => kind === 'image');
+  useEffect(() => { if (hasImage && choice) void loadCapabilities(choice); }, [hasImage, choice?.desktop, choice?.model]);
+  const capabilities = choice && hasImage ? capabilitiesOf(choice) : null;
+  if (!choice || !capabilities || capabilities.includes('vision')) return null;
+  return <p id="no-vision" class="error" role="status">{t('chat.noVision', {model: choice.model})}</p>;
+}
+
+/** Files can be dropped anywhere on the page. */
+function DropZone({onFiles}: {readonly onFiles: (list: Iterable<File>) => void}): VNode | null {
+  const isOver = useSignal(false);
+  const listener = useRef(onFiles);
+  listener.current = onFiles;
+  useEffect(() => {
+    const hasFiles = (event: DragEvent): boolean => event.dataTransfer?.types.includes('Files') ?? false;
+    const over = (event: DragEvent): void => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      isOver.value = true;
+    };
+    const leave = (event: DragEvent): void => { if (event.relatedTarget === null) isOver.value = false; };
+    const drop = (event: DragEvent): void => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      isOver.value = false;
+      listener.current(event.dataTransfer?.files ?? []);
+    };
+    const listeners = {dragover: over, dragleave: leave, drop};
+    for (const [type, each] of Object.entries(listeners)) addEventListener(type, each as EventListener);
+    return () => { for (const [type, each] of Object.entries(listeners)) removeEventListener(type, each as EventListener); };
+  }, []);
+  return isOver.value ? <div class="drop-zone">{t('chat.dropHere')}</div> : null;
+}
+
+function takeFiles(event: Event, data: DataTransfer | null, attach: (list: Iterable<File>) => Promise<void>): void {
+  const list = Array.from(data?.files ?? []);
+  if (list.length === 0) return;
+  event.preventDefault();
+  void attach(list);
+}
+
+function takeInput(input: HTMLInputElement, attach: (list: Iterable<File>) => Promise<void>): void {
+  const list = Array.from(input.files ?? []);
+  input.value = '';
+  void attach(list);
+}
+
+/** Browsers without `field-sizing` are told the height. */
+function grow(area: HTMLTextAreaElement): void {
+  if (CSS.supports('field-sizing', 'content')) return;
+  area.style.height = 'auto';
+  area.style.height = `${area.scrollHeight + 2}px`;
+}

@@ -1,0 +1,233 @@
+/** A message of a conversation. */
+import {useSignal} from '@preact/signals';
+import type {VNode} from 'preact';
+import {useEffect, useRef} from 'preact/hooks';
+import {plural, t} from '../i18n/i18n';
+import {Markdown} from '../markdown/markdown';
+import type {Attachment, Message, Statistics, ToolCall} from '../storage/conversation';
+import {IconButton} from '../ui/button';
+import {CopyButton} from '../ui/copy-button';
+import {formatDuration, formatNumber} from '../ui/format';
+import {Icon} from '../ui/icon';
+import {describeProgress} from './answer-status';
+import type {Answer} from './answer';
+import {imageUrl} from './attachments';
+import type {ShownMessage} from './branches';
+import {answers, continueAnswer, currentAnswer, retry, sendEdited, showVersion} from './chat-store';
+import {WaitingTime} from './elapsed';
+import {tokensPerSecond} from './statistics';
+
+interface MessageProperties {
+  readonly shown: ShownMessage;
+  readonly isLast: boolean;
+}
+
+export function MessageView({shown, isLast}: MessageProperties): VNode {
+  const {message} = shown;
+  if (message.role === 'user') return <Question shown={shown} />;
+  if (message.role === 'tool') return <ToolResult message={message} />;
+  return <Response shown={shown} isLast={isLast} />;
+}
+
+function Question({shown}: {readonly shown: ShownMessage}): VNode {
+  const {message} = shown;
+  const isEditing = useSignal(false);
+  if (isEditing.value) return <QuestionForm message={message} onClose={() => { isEditing.value = false; }} />;
+  return (
+    <article id={`message-${message.id}`} class="message question">
+      <h3 class="visually-hidden">{t('chat.you')}</h3>
+      <AttachmentList attachments={message.attachments} />
+      {message.content && <div class="text bubble" dir="auto">{message.content}</div>}
+      <div class="message-actions">
+        <Versions shown={shown} />
+        <CopyButton text={message.content} label={t('chat.copy')} />
+        <IconButton icon="edit" label={t('chat.edit')} disabled={currentAnswer.value !== null} onClick={() => { isEditing.value = true; }} />
+      </div>
+    </article>
+  );
+}
+
+interface QuestionFormProperties {
+  readonly message: Message;
+  readonly onClose: () => void;
+}
+
+function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
+  const area = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => {
+    area.current?.focus();
+    area.current?.setSelectionRange(message.content.length, message.content.length);
+  }, []);
+  const submit = (): void => {
+    const content = area.current?.value.trim() ?? '';
+    if (!content && message.attachments.length === 0) return;
+    onClose();
+    void sendEdited(message.id, content, message.attachments);
+  };
+  return (
+    <article id={`message-${message.id}`} class="message question editing">
+      <form onSubmit={event => { event.preventDefault(); submit(); }}>
+        <AttachmentList attachments={message.attachments} />
+        <textarea
+          ref={area}
+          class="edit-message"
+          aria-label={t('chat.edit')}
+          dir="auto"
+          defaultValue={message.content}
+          onKeyDown={event => { if (event.key === 'Escape' && !event.isComposing) onClose(); }}
+        />
+        <p class="soft">{t('chat.editHint')}</p>
+        <div class="buttons">
+          <button type="button" onClick={onClose}>{t('app.cancel')}</button>
+          <button class="main">{t('chat.save')}</button>
+        </div>
+      </form>
+    </article>
+  );
+}
+
+function Response({shown, isLast}: MessageProperties): VNode {
+  const {message} = shown;
+  const isStreaming = message.state === 'streaming';
+  const answer = isStreaming ? answers.of(message.id) : undefined;
+  return (
+    <article id={`message-${message.id}`} class="message response" aria-busy={isStreaming}>
+      <h3>{message.model}</h3>
+      {answer ? <LiveBody message={message} answer={answer} /> : <Body {...message} />}
+      <Ending message={message} />
+      {!isStreaming && (
+        <div class="message-actions">
+          <Versions shown={shown} />
+          <CopyButton text={message.content} label={t('chat.copy')} />
+          <IconButton icon="retry" class="retry" label={t('chat.retry')} disabled={currentAnswer.value !== null} onClick={() => void retry(message.id)} />
+          {isLast && message.content && (
+            <IconButton icon="forward" class="continue" label={t('chat.continue')} onClick={() => void continueAnswer(message.id)} />
+          )}
+        </div>
+      )}
+    </article>
+  );
+}
+
+/** An answer that arrives: this alone is rendered again with each frame. */
+function LiveBody({message, answer}: {readonly message: Message; readonly answer: Answer}): VNode {
+  // An answer that is read again begins at its beginning, which is stored already.
+  const content = longer(answer.content.value, message.content);
+  const thinking = longer(answer.thinking.value, message.thinking);
+  const isWaiting = content === '' && thinking === '' && answer.toolCalls.value.length === 0;
+  const isInterrupted = ['waiting', 'postponed', 'checking'].includes(answer.phase.value);
+  return (
+    <>
+      {isWaiting && !isInterrupted && <WaitingTime since={answer.startedAt} />}
+      <Body content={content} thinking={thinking} toolCalls={answer.toolCalls.value} isStreaming />
+      {isInterrupted && <p class="reconnecting">{t(describeProgress(answer))} {answer.reason.value}</p>}
+    </>
+  );
+}
+
+function longer(a: string, b: string): string {
+  return a.length >= b.length ? a : b;
+}
+
+interface BodyProperties {
+  readonly content: string;
+  readonly thinking: string;
+  readonly toolCalls: readonly ToolCall[];
+  readonly isStreaming?: boolean;
+}
+
+function Body({content, thinking, toolCalls, isStreaming = false}: BodyProperties): VNode {
+  return (
+    <>
+      {thinking && (
+        <details class="thinking">
+          <summary>{isStreaming && content === '' ? t('chat.thinking') : t('chat.thoughts')}</summary>
+          <Thoughts text={thinking} />
+        </details>
+      )}
+      <div class="text" dir="auto"><Markdown text={content} isStreaming={isStreaming} /></div>
+      {toolCalls.map((call, index) => <ToolCallView key={index} call={call} />)}
+    </>
+  );
+}
+
+/** Plain text: it is appended to, whatever its length. */
+function Thoughts({text}: {readonly text: string}): VNode {
+  return <div class="thoughts" dir="auto">{text}</div>;
+}
+
+function ToolCallView({call}: {readonly call: ToolCall}): VNode {
+  return (
+    <details class="tool-call">
+      <summary><Icon name="settings" />{t('chat.toolCall', {name: call.name})}</summary>
+      <pre dir="ltr" tabIndex={0}>{JSON.stringify(call.arguments, null, 2)}</pre>
+    </details>
+  );
+}
+
+function ToolResult({message}: {readonly message: Message}): VNode {
+  return (
+    <article id={`message-${message.id}`} class="message tool-result">
+      <details class="tool-call">
+        <summary><Icon name="settings" />{t('chat.tool', {name: message.toolName})}</summary>
+        <pre dir="auto" tabIndex={0}>{message.content}</pre>
+      </details>
+    </article>
+  );
+}
+
+function Ending({message}: {readonly message: Message}): VNode | null {
+  const {state, error, content} = message;
+  const isPartial = content !== '';
+  if (state === 'streaming') return null;
+  if (state === 'complete') {
+    return <p class="end complete soft"><span class="visually-hidden">{t('chat.complete')} </span>{message.statistics && describe(message.statistics)}</p>;
+  }
+  const reason = state === 'stopped' ? t('chat.stopped') : t('chat.error', {reason: error});
+  const text = isPartial ? t('chat.incomplete', {reason}) : reason;
+  return <p class={`end ${state === 'stopped' ? 'stopped soft' : 'broken error'}`} role={state === 'stopped' ? undefined : 'alert'}>{text}</p>;
+}
+
+function describe(statistics: Statistics): string {
+  const {tokens, totalDuration, duration, loadDuration} = statistics;
+  const speed = tokensPerSecond(statistics);
+  const seconds = (totalDuration || duration) / 1e9;
+  return [
+    tokens > 0 ? plural('chat.tokens', tokens) : '',
+    seconds > 0 ? t('chat.inTime', {time: formatSeconds(seconds)}) : '',
+    loadDuration >= 1e9 ? t('chat.loadTime', {time: formatSeconds(loadDuration / 1e9)}) : '',
+    speed === null ? '' : t('chat.speed', {speed: formatNumber(speed, speed < 10 ? 1 : 0)}),
+  ].filter(Boolean).join(' · ');
+}
+
+function formatSeconds(seconds: number): string {
+  return seconds < 10 ? `${formatNumber(seconds, 1)} s` : formatDuration(seconds);
+}
+
+function Versions({shown}: {readonly shown: ShownMessage}): VNode | null {
+  const {message, versions} = shown;
+  if (versions.length < 2) return null;
+  const index = versions.indexOf(message.id);
+  const show = (offset: number) => (): void => {
+    const id = versions[index + offset];
+    if (id) showVersion(id);
+  };
+  return (
+    <span class="versions" role="group" aria-label={t('chat.versions')}>
+      <IconButton icon="back" label={t('chat.previousVersion')} disabled={index === 0} onClick={show(-1)} />
+      <span>{t('chat.version', {index: index + 1, count: versions.length})}</span>
+      <IconButton icon="forward" label={t('chat.nextVersion')} disabled={index === versions.length - 1} onClick={show(1)} />
+    </span>
+  );
+}
+
+function AttachmentList({attachments}: {readonly attachments: readonly Attachment[]}): VNode | null {
+  if (attachments.length === 0) return null;
+  return (
+    <ul class="attachments" aria-label={t('chat.attachments')}>
+      {attachments.map((each, index) => (
+        <li key={index}>{each.kind === 'image' ? <img src={imageUrl(each)} alt={each.name} /> : <span class="file"><Icon name="attach" />{each.name}</span>}</li>
+      ))}
+    </ul>
+  );
+}
