@@ -199,6 +199,6 @@ class Tab:
         stored = await self.find(READ_STORAGE)
         assert not [path for path in stored["cached"] if not SHELL.fullmatch(path)], stored
         # A tab keeps the token of a desktop's own page, and which machine asks, during a sign-in.
-        assert set(stored["tab"]) <= {"ctllm-desktop-token", "machine"}, stored["tab"]
+        assert set(stored["tab"]) <= {"ctllm-desktop-token", "ctllm-reloaded", "machine"}, stored["tab"]
         for token in self.tokens - {stored["tab"].get("ctllm-desktop-token")}:
             assert not [text for text in stored["texts"] if token in text], "a stored access token"

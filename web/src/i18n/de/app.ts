@@ -25,4 +25,7 @@ export const app = {
   'app.shortcut.send': 'Nachricht senden',
   'app.shortcut.newLine': 'Neue Zeile in der Nachricht beginnen',
   'app.shortcut.close': 'Dialog oder Menü schließen',
+  'app.notLoaded.title': 'Diese Ansicht konnte nicht geladen werden',
+  'app.notLoaded': 'Ein Teil der Seite konnte nicht geladen werden. Lade die Seite neu, um es ohne Netz oder nach einem Update von ctllm noch einmal zu versuchen.',
+  'app.reload': 'Neu laden',
 } as const;

@@ -25,4 +25,7 @@ export const app = {
   'app.shortcut.send': 'Send the message',
   'app.shortcut.newLine': 'Start a new line in the message',
   'app.shortcut.close': 'Close a dialog or a menu',
+  'app.notLoaded.title': 'This view could not be loaded',
+  'app.notLoaded': 'A part of the page could not be loaded. Without a network, or after an update of ctllm, reload the page to try again.',
+  'app.reload': 'Reload',
 } as const;
