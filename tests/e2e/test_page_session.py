@@ -200,7 +200,7 @@ async def test_the_token_is_renewed_by_one_request_at_a_time(shared: Cluster, ta
 
     await tab.do(lambda page: page.route("**/ctllm/session/token", hold))
     await tab.find("void (ahead = 600)")
-    await tab.click("Models")
+    await tab.use(".sidebar a:has-text('Models')", lambda link: link.click())
     await tab.sees("#user-name", "alice")
 
     async def has_renewed() -> bool:

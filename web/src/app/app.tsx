@@ -45,7 +45,7 @@ function CurrentView(): VNode | null {
   if (person === null && !FOR_EVERYBODY.includes(view)) return <LoggedOut />;
   if (view !== 'chat') return <Lazy key={view} load={LATE[view]} />;
   // What somebody has begun is not for the next person.
-  return <div class="chat-area" key={person?.id}><Welcome /><ChatView /></div>;
+  return <div class="chat-area" key={person?.id}><Welcome><ChatView /></Welcome></div>;
 }
 
 /** On narrow screens, where the sidebar is a drawer. */

@@ -1,7 +1,79 @@
 /** What is shown in place of a chat while something is missing, with one thing to do about it. */
-import type {VNode} from 'preact';
+import {computed, useSignal} from '@preact/signals';
+import type {ComponentChildren, VNode} from 'preact';
+import {useEffect} from 'preact/hooks';
+import {route} from '../app/router';
+import {t, type TextKey} from '../i18n/i18n';
+import {bestDesktop, desktops, isOnDesktop, isOnline, problem, proxy, reachability} from '../status/status-store';
+import {Lazy} from '../ui/lazy';
+import {hasDraft} from '../ui/reload-once';
+import './onboarding.css';
+import {fillsTheScreen, findMissing, type Missing} from './missing';
 
-/** Returns the screen for what is missing, or null if nothing is. */
-export function Welcome(): VNode | null {
-  return null;
+export const missing = computed(() => findMissing({
+  isOnline: isOnline.value,
+  reachability: reachability.value,
+  isOnDesktop: isOnDesktop.value,
+  proxy: proxy.value,
+  desktops: desktops.value,
+  hasProblem: problem.value !== null,
+}));
+
+/** How long something has to be missing: a desktop comes back within a moment when the proxy was restarted. */
+const SETTLE_MS = 2_000;
+
+const SENTENCES: Readonly<Record<Exclude<Missing, 'nothing' | 'unknown'>, TextKey>> = {
+  network: 'onboarding.network.short',
+  server: 'onboarding.server.short',
+  desktop: 'onboarding.desktop.short',
+  version: 'onboarding.version.short',
+  ollama: 'onboarding.ollama.short',
+  model: 'onboarding.model.short',
+  demo: 'onboarding.demo.short',
+};
+
+const loadScreens = () => import('./screens');
+const loadDemo = () => import('./demo-help');
+
+/** Shows `children`, the chat, unless something is missing and there is nothing to read. What somebody wrote stays. */
+export function Welcome({children}: {readonly children: ComponentChildren}): VNode {
+  const shown = useSettled();
+  const isNew = route.value.id === '';
+  const isScreen = fillsTheScreen(shown) && isNew && !hasDraft();
+  return (
+    <>
+      {isScreen ? <Lazy load={loadScreens} /> : <Banner missing={shown} />}
+      <div class="chat-slot" hidden={isScreen}>{children}</div>
+    </>
+  );
+}
+
+/** Returns what is missing once that has been so for a moment. What is there again counts at once. */
+function useSettled(): Missing {
+  const settled = useSignal<Missing>('unknown');
+  const current = missing.value;
+  useEffect(() => {
+    if (current === settled.value || current === 'unknown') return;
+    const isAtOnce = current === 'nothing' || current === 'demo' || settled.value === 'unknown' && current !== 'desktop';
+    if (isAtOnce) {
+      settled.value = current;
+      return;
+    }
+    const timer = setTimeout(() => { settled.value = current; }, SETTLE_MS);
+    return () => clearTimeout(timer);
+  }, [current]);
+  return settled.value;
+}
+
+/** Says above a conversation what is missing. */
+function Banner({missing: what}: {readonly missing: Missing}): VNode | null {
+  if (what === 'nothing' || what === 'unknown') return null;
+  const text = t(SENTENCES[what], {name: bestDesktop.value?.name ?? ''});
+  if (what !== 'demo') return <p class="banner" role="status">{text}</p>;
+  return (
+    <details id="demo" class="banner demo">
+      <summary>{text}</summary>
+      <Lazy load={loadDemo} />
+    </details>
+  );
 }
