@@ -262,7 +262,7 @@ async def test_views_have_titles_and_headings_with_the_focus(shared: Cluster, ta
         assert await tab.find("document.title") == f"{title} – ctllm"
         assert await tab.find("document.querySelectorAll('h1').length") == 1
     await tab.do(lambda page: page.go_back())
-    await tab.do(lambda page: page.wait_for_function("document.title === 'Privacy – ctllm'"))
+    await tab.expect("#main h1", lambda it: it.to_have_text("Privacy"))
 
 
 @ensureDeferred
