@@ -123,7 +123,7 @@ async def test_a_link_to_a_view_shows_it_after_the_login(shared: Cluster, tab: T
     await tab.sees("#user-name", "alice")
     assert await tab.find("location.hash") == "#view=settings"
     await tab.expect("#open-settings", lambda it: it.to_have_attribute("aria-current", "page"))
-    assert await tab.find("document.title") == "Settings – ctllm"
+    assert await tab.find("document.title") == "Settings · ctllm"
 
 
 # -- the session
@@ -259,7 +259,7 @@ async def test_views_have_titles_and_headings_with_the_focus(shared: Cluster, ta
         else:
             await tab.use(f".sidebar a:has-text('{name}')", lambda link: link.click())
         await tab.expect("main h1", lambda it: it.to_be_focused())
-        assert await tab.find("document.title") == f"{title} – ctllm"
+        assert await tab.find("document.title") == f"{title} · ctllm"
         assert await tab.find("document.querySelectorAll('h1').length") == 1
     await tab.do(lambda page: page.go_back())
     await tab.expect("#main h1", lambda it: it.to_have_text("Privacy"))

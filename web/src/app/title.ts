@@ -21,7 +21,7 @@ export const viewTitle = computed(() => {
 
 /** Returns the title of the document. */
 export function formatTitle(title: string, isBusy: boolean): string {
-  const name = title ? `${title} – ctllm` : 'ctllm';
+  const name = title ? `${title} · ctllm` : 'ctllm';
   return isBusy ? `● ${name}` : name;
 }
 

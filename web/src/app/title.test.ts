@@ -1,0 +1,8 @@
+import {expect, it} from 'vitest';
+import {formatTitle} from './title';
+
+it.each([
+  ['ctllm', '', false],
+  ['Models · ctllm', 'Models', false],
+  ['● A question · ctllm', 'A question', true],
+] as const)('the title of the document is %s', (formatted, title, isBusy) => expect(formatTitle(title, isBusy)).toBe(formatted));
