@@ -1,6 +1,10 @@
 import {defineConfig} from 'vitest/config';
-import {readdirSync} from 'node:fs';
-import type {Plugin} from 'vite';
+import {createHash} from 'node:crypto';
+import {readdirSync, readFileSync} from 'node:fs';
+import type {Plugin, Rolldown} from 'vite';
+
+type OutputAsset = Rolldown.OutputAsset;
+type OutputChunk = Rolldown.OutputChunk;
 
 /** Names the files of the shell in the service worker, which caches them when it is installed. */
 function shellManifest(): Plugin {
@@ -12,9 +16,23 @@ function shellManifest(): Plugin {
       if (worker?.type !== 'chunk') this.error('The service worker is not part of the build.');
       const built = Object.keys(bundle).filter(name => name !== 'service-worker.js');
       const files = [...built, ...readdirSync(new URL('public', import.meta.url))].sort();
-      worker.code = worker.code.replace('__SHELL_FILES__', JSON.stringify(['', ...files].map(name => `/${name}`)));
+      const paths = ['', ...files].filter(name => name !== 'index.html').map(name => `/${name}`);
+      worker.code = worker.code
+        .replace('__SHELL_FILES__', JSON.stringify(paths))
+        .replace('__SHELL_VERSION__', JSON.stringify(hashFiles(Object.values(bundle))));
     },
   };
+}
+
+/** Returns the version of the page: it changes with every file. */
+function hashFiles(files: readonly (OutputAsset | OutputChunk)[]): string {
+  const hash = createHash('sha256');
+  for (const file of [...files].sort((one, other) => (one.fileName < other.fileName ? -1 : 1))) {
+    hash.update(file.fileName).update(file.type === 'chunk' ? file.code : file.source);
+  }
+  const folder = new URL('public/', import.meta.url);
+  for (const name of readdirSync(folder).sort()) hash.update(name).update(readFileSync(new URL(name, folder)));
+  return hash.digest('hex').slice(0, 16);
 }
 
 export default defineConfig({

@@ -44,6 +44,8 @@ const {now} = Date, wait = setTimeout;
 Date.now = () => now() + ahead * 1000;
 window.setTimeout = (act, time) => wait(act, time / haste);
 """
+#: Beginnings of console messages that are no complaint: of HTTP errors, and of a blocked worker.
+EXPECTED_MESSAGES = ("Failed to load resource:", "Service Worker registration blocked")
 #: All that a page has stored in the browser, as text, except what its tab alone keeps.
 READ_STORAGE = """async () => {
     const read = request => new Promise((done, fail) => {
@@ -71,6 +73,14 @@ READ_STORAGE = """async () => {
 }"""
 #: Paths of files of the page: its service worker may cache these alone.
 SHELL = re.compile(r"/|/assets/[\w.-]+|/[\w-]+\.(js|svg|png|webmanifest)")
+
+DEFAULT_OPTIONS: dict[str, Any] = {
+    "viewport": {"width": 1280, "height": 900},
+    "service_workers": "block",
+}
+#: What a tab alone keeps: the token of a desktop's own page, which machine asks during a sign-in,
+#: and during a reload that it reloads and what was being written.
+TAB_KEYS = {"ctllm-desktop-token", "ctllm-draft", "ctllm-reloaded", "machine"}
 
 
 class Chromium:
@@ -103,7 +113,10 @@ class Chromium:
         self._browser = self._playwright.chromium.launch(executable_path=name, args=CHROMIUM_ARGS)
 
     async def tab(self, **options: Any) -> Tab:
-        """Open a page in a new context without stored data; `options` are for `new_context`."""
+        """Open a page in a new context without stored data; `options` are for `new_context`.
+
+        It has no service worker, unless `service_workers` is "allow": the tests answer its requests.
+        """
         tab, browser = Tab(self), self._browser
         assert browser is not None
         await self.do(lambda: tab.begin(browser, options))
@@ -128,7 +141,7 @@ class Tab:
         self.tokens: set[str] = set()  # the access tokens that the page has used
 
     def begin(self, browser: Browser, options: dict[str, Any]) -> None:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context = browser.new_context(**{**DEFAULT_OPTIONS, **options})
         context.set_default_timeout(TIMEOUT_MS)
         self.page = context.new_page()
         self.page.add_init_script(INIT_SCRIPT)
@@ -142,7 +155,7 @@ class Tab:
             self.tokens.add(token)
 
     def _record_message(self, message: ConsoleMessage) -> None:
-        if not message.text.startswith("Failed to load resource:"):
+        if not message.text.startswith(EXPECTED_MESSAGES):
             self.complaints.append(f"{message.type}: {message.text}")
 
     async def do(self, work: Callable[[Page], T]) -> T:
@@ -198,7 +211,6 @@ class Tab:
         """Fail the test if the page stored an access token, or cached more than its own files."""
         stored = await self.find(READ_STORAGE)
         assert not [path for path in stored["cached"] if not SHELL.fullmatch(path)], stored
-        # A tab keeps the token of a desktop's own page, and which machine asks, during a sign-in.
-        assert set(stored["tab"]) <= {"ctllm-desktop-token", "ctllm-reloaded", "machine"}, stored["tab"]
+        assert set(stored["tab"]) <= TAB_KEYS, stored["tab"]
         for token in self.tokens - {stored["tab"].get("ctllm-desktop-token")}:
             assert not [text for text in stored["texts"] if token in text], "a stored access token"

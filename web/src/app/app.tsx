@@ -17,9 +17,12 @@ import {Confirmation} from '../ui/confirmation';
 import {Lazy} from '../ui/lazy';
 import {Toasts} from '../ui/toast';
 import './layout.css';
+import {watchUpdates} from './page-update';
+import {restoreDraft} from './draft';
 import {navigate, route, type View} from './router';
 import {showsShortcuts, watchShortcuts} from './shortcuts';
 import {openDrawer, Sidebar} from './sidebar';
+import {UpdateBanner} from './update-banner';
 import {watchTitle} from './title';
 import {watchViewFocus} from './view-focus';
 import {isNarrow} from './viewport';
@@ -38,6 +41,12 @@ const FOR_EVERYBODY: readonly View[] = ['privacy', 'status'];
 
 const loadShortcuts = (): Promise<{readonly default: ComponentType}> => import('./shortcuts-dialog');
 
+/** Puts back what was being written before a reload. */
+function Draft(): null {
+  useEffect(restoreDraft, []);
+  return null;
+}
+
 function CurrentView(): VNode | null {
   const {view} = route.value;
   const person = user.value;
@@ -45,7 +54,7 @@ function CurrentView(): VNode | null {
   if (person === null && !FOR_EVERYBODY.includes(view)) return <LoggedOut />;
   if (view !== 'chat') return <Lazy key={view} load={LATE[view]} />;
   // What somebody has begun is not for the next person.
-  return <div class="chat-area" key={person?.id}><Welcome><ChatView /></Welcome></div>;
+  return <div class="chat-area" key={person?.id}><Welcome><ChatView /><Draft /></Welcome></div>;
 }
 
 /** On narrow screens, where the sidebar is a drawer. */
@@ -62,7 +71,7 @@ function TopBar(): VNode {
 export function App(): VNode {
   const main = useRef<HTMLElement>(null);
   useEffect(() => {
-    const stops = [watchTitle(), watchShortcuts(), watchSession(), watchStatus()];
+    const stops = [watchTitle(), watchShortcuts(), watchSession(), watchStatus(), watchUpdates(import.meta.url)];
     if (main.current) stops.push(watchViewFocus(main.current));
     void startSession();
     return () => stops.forEach(stop => stop());
@@ -72,7 +81,7 @@ export function App(): VNode {
       <a class="skip-link" href="#main" onClick={event => { event.preventDefault(); main.current?.focus(); }}>{t('app.skip')}</a>
       {isNarrow.value && <TopBar />}
       <Sidebar />
-      <main id="main" class="view" ref={main} tabIndex={-1}><CurrentView /></main>
+      <main id="main" class="view" ref={main} tabIndex={-1}><UpdateBanner /><CurrentView /></main>
       {showsShortcuts.value && <Lazy load={loadShortcuts} />}
       <LoginDialog />
       <MachineDialog />

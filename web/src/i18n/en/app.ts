@@ -28,4 +28,5 @@ export const app = {
   'app.notLoaded.title': 'This view could not be loaded',
   'app.notLoaded': 'A part of the page could not be loaded. Without a network, or after an update of ctllm, reload the page to try again.',
   'app.reload': 'Reload',
+  'app.update': 'A new version of this page is ready.',
 } as const;
