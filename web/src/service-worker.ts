@@ -8,6 +8,8 @@ declare const self: ServiceWorkerGlobalScope;
 
 /** Paths of the page's own files; the build fills them in. */
 const files = new Set(__SHELL_FILES__);
+/** The files are cached for every client: they vary with what a client accepts. */
+const IGNORE_VARY = {ignoreVary: true};
 const PREFIX = 'shell-';
 /** The files of one version of the page. */
 const CACHE = PREFIX + __SHELL_VERSION__;
@@ -28,7 +30,7 @@ async function activate(): Promise<void> {
 /** Returns the newest page, or the cached one without a network. Assets are named after their content. */
 async function respond(request: Request): Promise<Response> {
   const path = new URL(request.url).pathname;
-  if (path.startsWith('/assets/')) return (await caches.match(path)) ?? fetch(request);
+  if (path.startsWith('/assets/')) return (await caches.match(path, IGNORE_VARY)) ?? fetch(request);
   try {
     const response = await fetch(request);
     return response.status < 500 ? response : ((await matchShell(path)) ?? response);
@@ -40,7 +42,7 @@ async function respond(request: Request): Promise<Response> {
 }
 
 async function matchShell(path: string): Promise<Response | undefined> {
-  return (await caches.open(CACHE)).match(path);
+  return (await caches.open(CACHE)).match(path, IGNORE_VARY);
 }
 
 /** Whether the cache may have a file: an asset may be of the version before. */

@@ -1,0 +1,141 @@
+"""The page without a network, its service worker, and new versions of it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from typing import Any
+
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+
+from tests.e2e.chromium import Chromium, Tab
+from tests.e2e.cluster import Cluster, wait_until
+
+CACHED_PATHS = """async () => {
+    const paths = [];
+    for (const name of await caches.keys()) {
+        for (const {url} of await (await caches.open(name)).keys()) paths.push(new URL(url).pathname);
+    }
+    return paths;
+}"""
+IS_CONTROLLED = "Boolean(navigator.serviceWorker.controller)"
+
+
+@pytest_twisted.async_yield_fixture()
+async def tab(chromium: Chromium) -> Any:
+    """Open a page that may have a service worker."""
+    new_tab = await chromium.tab(service_workers="allow")
+    yield new_tab
+    await new_tab.close()
+
+
+async def log_in(tab: Tab, cluster: Cluster) -> None:
+    """Log in, and wait until the service worker has the page."""
+    await tab.open(await cluster.create_invite("alice"))
+    await tab.click("Log in as alice")
+    await tab.sees("#user-name", "alice")
+    await wait_until(lambda: tab.find(IS_CONTROLLED), "the service worker")
+
+
+async def use_the_page(tab: Tab) -> None:
+    """Load every view, and ask for lists of the API."""
+    for view in ("models", "status", "privacy", "settings"):
+        await tab.find(f"void (location.hash = '#view={view}')")
+        await tab.expect("main h1", lambda it: it.to_be_visible())
+    assert await tab.find("fetch('/health').then(({ok}) => ok)")
+
+
+@ensureDeferred
+async def test_the_page_opens_without_a_network(shared: Cluster, tab: Tab) -> None:
+    """All of its views do, as the person who was logged in; with the network it goes on."""
+    await log_in(tab, shared)
+    await tab.do(lambda page: page.context.set_offline(True))
+    await tab.do(lambda page: page.reload())
+    await tab.sees("#user-name", "alice")
+    await tab.sees("#no-network", "You are offline")
+    for view in ("privacy", "settings", "models", "status"):
+        await tab.find(f"void (location.hash = '#view={view}')")
+        await tab.expect("main h1", lambda it: it.to_be_visible())
+        await tab.misses("#not-loaded")
+    await tab.find("void (location.hash = '')")
+    await tab.do(lambda page: page.context.set_offline(False))
+    await tab.misses("#no-network")
+    await tab.sees("#user-name", "alice")
+
+
+@ensureDeferred
+async def test_the_page_opens_while_the_cloud_is_down(cluster: Cluster, tab: Tab) -> None:
+    """Then it says so, and logs in again by itself."""
+    cloud = await cluster.start_cloud()
+    await log_in(tab, cluster)
+    await cloud.stop(signal.SIGKILL)
+    await tab.do(lambda page: page.reload())
+    await tab.sees("#user-name", "alice")
+    await tab.sees("#no-server", "The cloud cannot be reached")
+    await tab.sees("#no-server", "Trying again")
+    await cluster.start_cloud()
+    await tab.click("Try now")
+    await tab.misses("#no-server")
+
+
+@ensureDeferred
+async def test_only_files_of_the_page_are_cached(shared: Cluster, tab: Tab) -> None:
+    """No response of the API, however often it was asked for."""
+    await log_in(tab, shared)
+    await use_the_page(tab)
+    await tab.do(lambda page: page.reload())
+    await tab.sees("#user-name", "alice")
+    paths = await tab.find(CACHED_PATHS)
+    files = {"/", "/manifest.webmanifest", "/icon-512.png", "/apple-touch-icon.png"}
+    assert files <= set(paths), paths
+    pattern = re.compile(r"/|/assets/[\w.-]+|/[\w-]+\.(js|svg|png|webmanifest)")
+    assert all(pattern.fullmatch(path) for path in paths), paths
+    assert "/service-worker.js" not in paths
+
+
+@ensureDeferred
+async def test_a_new_version_is_offered_and_loses_no_draft(shared: Cluster, tab: Tab) -> None:
+    """The old page goes on working until the person reloads it."""
+    await log_in(tab, shared)
+    await tab.use("#message", lambda box: box.fill("half a thought"))
+    script = await tab.find("fetch('/service-worker.js').then(response => response.text())")
+    newer, replaced = re.subn(r"/assets/index-[\w-]+\.js", "/assets/index-newer.js", script)
+    assert replaced == 1, script[:500]
+    newer = newer.replace('"/assets/index-newer.js",', "")  # no server has it
+    newer = re.sub(r'"[0-9a-f]{16}"|`[0-9a-f]{16}`', '"0123456789abcdef"', newer)
+
+    def update(page: Any) -> None:
+        page.context.route(
+            "**/service-worker.js",
+            lambda route: route.fulfill(body=newer, content_type="text/javascript"),
+        )
+        page.evaluate("navigator.serviceWorker.ready.then(ready => ready.update())")
+
+    await tab.do(update)
+    await tab.sees("#update", "A new version of this page is ready.")
+    await tab.find("void (window.isOld = true)")
+    await tab.expect("#message", lambda it: it.to_have_value("half a thought"))
+    await tab.do(lambda page: page.context.unroute("**/service-worker.js"))
+    await tab.click("Reload")
+
+    async def is_new() -> bool:
+        return await tab.find("window.isOld === undefined")
+
+    await wait_until(is_new, "the page to reload")
+    await tab.sees("#user-name", "alice")
+    await tab.expect("#message", lambda it: it.to_have_value("half a thought"))
+
+
+@ensureDeferred
+async def test_the_page_can_be_installed(shared: Cluster, tab: Tab) -> None:
+    """Chromium finds nothing that is missing."""
+    await log_in(tab, shared)
+
+    def find_errors(page: Any) -> list[Any]:
+        session = page.context.new_cdp_session(page)
+        errors: list[Any] = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
+        return errors
+
+    # The contexts of the tests are like private windows, from which nothing is installed.
+    assert [each["errorId"] for each in await tab.do(find_errors)] in ([], ["in-incognito"])
