@@ -1,4 +1,7 @@
-"""Writes the page's PNG icons from its SVG: `python web/icons.py`. The same SVG gives the same bytes."""
+"""Writes the page's PNG icons from its SVG: `python web/icons.py`.
+
+The same SVG gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ def without_corners(source: str) -> str:
 def maskable(source: str) -> str:
     """Return the icon with its drawing inside the safe zone of every mask."""
     margin = 512 * (1 - SAFE_ZONE) / 2
-    ground, drawing = re.fullmatch(r"(<svg.*?>\s*<rect.*?/>)(.*)</svg>\s*", source, re.S).groups()  # type: ignore[union-attr]
+    parts = re.fullmatch(r"(<svg.*?>\s*<rect.*?/>)(.*)</svg>\s*", source, re.DOTALL)
+    if parts is None:
+        raise ValueError("The icon is no rectangle with a drawing on it.")
+    ground, drawing = parts.groups()
     moved = f'<g transform="translate({margin:g} {margin:g}) scale({SAFE_ZONE:g})">{drawing}</g>'
     return f"{without_corners(ground)}{moved}</svg>"
 

@@ -115,7 +115,7 @@ class Chromium:
     async def tab(self, **options: Any) -> Tab:
         """Open a page in a new context without stored data; `options` are for `new_context`.
 
-        It has no service worker, unless `service_workers` is "allow": the tests answer its requests.
+        It has no service worker, unless `service_workers` is "allow": tests answer its requests.
         """
         tab, browser = Tab(self), self._browser
         assert browser is not None

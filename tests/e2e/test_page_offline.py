@@ -15,7 +15,8 @@ from tests.e2e.cluster import Cluster, wait_until
 CACHED_PATHS = """async () => {
     const paths = [];
     for (const name of await caches.keys()) {
-        for (const {url} of await (await caches.open(name)).keys()) paths.push(new URL(url).pathname);
+        const requests = await (await caches.open(name)).keys();
+        for (const {url} of requests) paths.push(new URL(url).pathname);
     }
     return paths;
 }"""
