@@ -236,9 +236,7 @@ async def test_a_failed_logout_says_so_and_keeps_the_login(shared: Cluster, tab:
     await tab.do(
         lambda page: page.route(
             "**/ctllm/session",
-            lambda route: (
-                route.abort() if route.request.method == "DELETE" else route.continue_()
-            ),
+            lambda route: route.abort() if route.request.method == "DELETE" else route.continue_(),
         )
     )
     await tab.click("Log out")
