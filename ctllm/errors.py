@@ -128,6 +128,13 @@ class NotRunning(CtllmError):
     status = 503
 
 
+class Conflict(CtllmError):
+    """The request does not fit the present state of what it concerns."""
+
+    code = "conflict"
+    status = 409
+
+
 class NoWindow(CtllmError):
     """The page is in a browser, and has no window that ctllm could hide."""
 

@@ -26,6 +26,8 @@ MAX_KEYS = 100
 """Maximum number of keys of one desktop."""
 
 MAX_REQUESTS_PER_MINUTE = 1_000_000
+MAX_KEY_NAME = 64
+"""Maximum number of characters of a key's name."""
 
 KeyScope = Literal["use", "manage"]
 
@@ -59,6 +61,59 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.expires is not None and now >= self.expires
 
 
+KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
+class NamedKeyRecord(KeyRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The record of a key that was created on the page, which a desktop is to store."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_NAME)]
+
+    def __post_init__(self) -> None:
+        """Refuse names that a terminal or a page would show as something else."""
+        check_key_name(self.name)
+
+
+class KeyDescription(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a desktop tells of a key beside its record: for the page.
+
+    `last_used` is in epoch seconds, 0 if it was never used; `address` is truncated.
+    """
+
+    id: KeyId
+    name: Annotated[str, Meta(max_length=4 * MAX_KEY_NAME)] = ""
+    last_used: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    address: Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:/]*\Z", max_length=64)] = ""
+
+
+class KeyRefusal(msgspec.Struct, frozen=True):
+    """Why a desktop did not store a key that was created on the page."""
+
+    id: KeyId
+    reason: Annotated[str, Meta(max_length=300)]
+
+
+class KeyReport(msgspec.Struct, frozen=True):
+    """What a desktop adds to its lease if it knows keys that are created on the page.
+
+    `accepts` tells whether it stores them. A key that it has stored is in the lease itself.
+    """
+
+    accepts: bool
+    keys: Annotated[tuple[KeyDescription, ...], Meta(max_length=MAX_KEYS)] = ()
+    refused: Annotated[tuple[KeyRefusal, ...], Meta(max_length=MAX_KEYS)] = ()
+
+
+class KeyChanges(msgspec.Struct, frozen=True):
+    """What a desktop is to do with its keys: until its lease shows that, each response repeats it.
+
+    A record that the desktop does not understand is no error of the others.
+    """
+
+    added: Annotated[tuple[msgspec.Raw, ...], Meta(max_length=MAX_KEYS)] = ()
+    removed: Annotated[tuple[KeyId, ...], Meta(max_length=2 * MAX_KEYS)] = ()
+
+
 class KeyUse(msgspec.Struct, frozen=True):
     """The use of the key with this `id` since the cloud last told it to the desktop.
 
@@ -69,6 +124,15 @@ class KeyUse(msgspec.Struct, frozen=True):
     last_used: Annotated[int, Meta(ge=0, le=2**53)]
     address: Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:/]*\Z", max_length=64)] = ""
     requests: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+
+def check_key_name(name: str) -> None:
+    """Raise ValueError unless `name` can name a key."""
+    if not 0 < len(name) <= MAX_KEY_NAME or not name.isprintable() or name.strip() != name:
+        raise ValueError(
+            f"The name of an API key has 1 to {MAX_KEY_NAME} printable characters, and neither "
+            "begins nor ends with a space."
+        )
 
 
 def owner_tag(user_key: str) -> str:

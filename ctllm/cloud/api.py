@@ -13,10 +13,12 @@ import msgspec
 from msgspec import Meta
 
 from ctllm import __version__
-from ctllm.auth.api_keys import MAX_KEYS, KeyRecord
+from ctllm.auth.api_keys import MAX_KEYS, KeyRecord, KeyReport
 from ctllm.auth.session_assertions import LIFETIME_SECONDS, USE
 from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogin
+from ctllm.cloud.connected_desktops import ConnectedDesktops
 from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
+from ctllm.cloud.key_api import KeyApi
 from ctllm.cloud.limits.users import Tiers
 from ctllm.cloud.machines import MachineApi
 from ctllm.cloud.proxies.manager import ProxyManager
@@ -24,9 +26,7 @@ from ctllm.cloud.public_providers import public_providers
 from ctllm.cloud.session_api import SessionApi
 from ctllm.config import Provider
 from ctllm.errors import MethodNotAllowed, NotFound
-from ctllm.http.client.fetch import fetch
-from ctllm.http.header_policy import ASSERTION
-from ctllm.http.message.head import Headers, RequestHead
+from ctllm.http.message.head import Headers
 from ctllm.http.server.json_body import decode_json_body, read_json_body
 from ctllm.http.server.request import ServerRequest
 from ctllm.reactor.interfaces import Clock
@@ -35,19 +35,20 @@ from ctllm.reactor.interfaces import Clock
 MAX_BODY = 16 * 1024
 #: The largest body of a lease: 100 keys, each with 16 patterns of models.
 MAX_LEASE_BODY = 512 * 1024
-#: Limits of the response of a proxy that is asked for its desktops, in seconds and bytes.
-DESKTOPS_TIMEOUT = 5.0
-MAX_DESKTOPS_RESPONSE = 1 << 20
 
 _OPENAPI = files(__package__).joinpath("openapi.json").read_bytes()
 _JSON: Headers = ((b"Content-Type", b"application/json"),)
 
 
 class KeyLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The records of a desktop's API keys, which the cloud accepts for `seconds`."""
+    """The records of a desktop's API keys, which the cloud accepts for `seconds`.
+
+    A desktop without `report` does not know keys that are created on the page.
+    """
 
     keys: Annotated[list[KeyRecord], Meta(max_length=MAX_KEYS)]
     seconds: Annotated[float, Meta(ge=10, le=600)]
+    report: KeyReport | msgspec.UnsetType = msgspec.UNSET
 
 
 Authenticate = Callable[[], Awaitable[AccessGrant]]
@@ -69,6 +70,8 @@ class ManagementApi:
         proxy_id_of: Callable[[AccessGrant], str],
         proxies: ProxyManager,
         machine_api: MachineApi,
+        key_api: KeyApi,
+        connected_desktops: ConnectedDesktops,
         tiers: Tiers,
         clock: Clock,
         providers: Mapping[str, Provider] = MappingProxyType({}),
@@ -79,6 +82,7 @@ class ManagementApi:
         self._assertion_signer = assertion_signer
         self._proxy_id_of = proxy_id_of
         self._proxies = proxies
+        self._connected_desktops = connected_desktops
         self._tiers = tiers
         self._clock = clock
         self._providers = public_providers(providers)
@@ -117,6 +121,7 @@ class ManagementApi:
                 {"PUT": self._lease_keys, "DELETE": self._withdraw_keys},
             ),
             *machine_api.routes,
+            *key_api.routes,
         ]
 
     async def handle(self, request: ServerRequest, authenticate: Authenticate) -> None:
@@ -239,22 +244,7 @@ class ManagementApi:
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
         """Respond with the desktops that the user's proxy reports. Do not start a proxy."""
-        grant = await authenticate()
-        proxy_id = self._proxy_id_of(grant)
-        if self._proxies.status(proxy_id).state != "running":
-            request.respond(200, {"desktops": []})
-            return
-        connections = await self._proxies.ensure_running(proxy_id, is_new_request=False)
-        scopes = frozenset((USE,))
-        assertion = self._assertion_signer.sign(proxy_id, scopes, grant.models).encode()
-        head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
-        status, body = await fetch(
-            connections, head, self._clock, DESKTOPS_TIMEOUT, MAX_DESKTOPS_RESPONSE
-        )
-        if status != 200:
-            raise connections.unreachable_error(
-                f"Your streaming proxy responded with the unexpected status {status}."
-            )
+        body = await self._connected_desktops.fetch_json(await authenticate())
         request.respond(200, body, _JSON)
 
     async def _authorize_tunnel(
@@ -274,8 +264,13 @@ class ManagementApi:
         grant.require_scope(SERVE)
         body = await read_json_body(request, MAX_LEASE_BODY, self._clock)
         lease = decode_json_body(body, KeyLease)
-        uses = self._api_key_leases.lease(grant, groups[0], lease.keys, lease.seconds)
-        request.respond(200, {"usage": uses})
+        report = None if lease.report is msgspec.UNSET else lease.report
+        leases, desktop_id = self._api_key_leases, groups[0]
+        uses = leases.lease(grant, desktop_id, lease.keys, lease.seconds, report)
+        response: dict[str, object] = {"usage": uses}
+        if report is not None:
+            response["changes"] = leases.changes_for(grant, desktop_id)
+        request.respond(200, response)
 
     async def _withdraw_keys(
         self, request: ServerRequest, authenticate: Authenticate, groups: tuple[str, ...]

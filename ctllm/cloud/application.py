@@ -26,6 +26,7 @@ from ctllm.cloud.browser_login.interfaces import LoginProvider
 from ctllm.cloud.browser_login.renewals import ProviderRenewals
 from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
 from ctllm.cloud.browser_login.transactions import LoginTransactions
+from ctllm.cloud.connected_desktops import ConnectedDesktops
 from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     POLL_INTERVAL,
@@ -50,6 +51,7 @@ from ctllm.cloud.identity import (
     proxy_id,
     user_hash,
 )
+from ctllm.cloud.key_api import KeyApi
 from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.cloud.limits.concurrency import UserLimiter
 from ctllm.cloud.limits.guard import CredentialGuard
@@ -212,6 +214,15 @@ class CloudApplication(MultiService):
             now,
             reactor,
         )
+        connected_desktops = ConnectedDesktops(self.proxies, assertion_signer, proxy_id_of, reactor)
+        key_api = KeyApi(
+            api_key_leases,
+            connected_desktops.ranked_ids,
+            audit,
+            rules.check_active,
+            now,
+            reactor,
+        )
         browser_login = BrowserLogin(
             login_providers,
             LoginTransactions(keys.instance_secret, now),
@@ -230,6 +241,8 @@ class CloudApplication(MultiService):
             proxy_id_of,
             self.proxies,
             machine_api,
+            key_api,
+            connected_desktops,
             user_limits.tiers,
             reactor,
             settings.providers,

@@ -1,4 +1,7 @@
-"""Leases the records of this desktop's API keys to the cloud while it runs."""
+"""Leases the records of this desktop's API keys to the cloud while it runs.
+
+The response to each lease has the keys that were created and revoked on the page (`RemoteKeys`).
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.auth.api_keys import KeyRecord
+from ctllm.auth.api_keys import KeyChanges, KeyRecord, KeyReport
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.credential_file import Credentials, Login
 from ctllm.desktop.key_usage import KeyUsage
-from ctllm.errors import CtllmError, Unauthorized
+from ctllm.desktop.remote_keys import RemoteKeys
+from ctllm.errors import BadRequest, CtllmError, Unauthorized
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.reactor.services import Service
@@ -25,6 +29,9 @@ from ctllm.reactor.services import Service
 #: Seconds that a lease lasts, and between two renewals: two may fail before keys stop working.
 LEASE_SECONDS = 75
 RENEWAL_INTERVAL = 25.0
+#: The same of a desktop without keys, which only waits for those that the page creates.
+IDLE_LEASE_SECONDS = 180
+IDLE_RENEWAL_INTERVAL = 60.0
 #: Seconds between two checks of whether keys were created or revoked.
 POLL_INTERVAL = 1.0
 #: Seconds after a failed renewal.
@@ -45,7 +52,8 @@ class _Announcement:
 class ApiKeyLease(Service):
     """Renews the lease: at the start, when the keys change, and before it expires.
 
-    A desktop without keys announces that once. `now` returns epoch seconds.
+    A desktop without keys announces that more rarely; without `remote_keys`, or in a cloud of an
+    earlier version, once. `now` returns epoch seconds.
     """
 
     _log = Logger()
@@ -56,7 +64,10 @@ class ApiKeyLease(Service):
         clock: Clock,
         usage: KeyUsage,
         now: Callable[[], float] = time.time,
+        remote_keys: RemoteKeys | None = None,
     ) -> None:
+        self._remote_keys = remote_keys
+        self._has_older_cloud = False
         self._session = session
         self._clock = clock
         self._usage = usage
@@ -90,6 +101,7 @@ class ApiKeyLease(Service):
     def renew_now(self) -> None:
         """Renew at the next poll: after a reconnect the cloud may have restarted without leases."""
         self._renew_at = 0.0
+        self._has_older_cloud = False
 
     def _announcement(self) -> _Announcement | None:
         """Return what the cloud should know; None without a login. Raises CtllmError."""
@@ -113,21 +125,46 @@ class ApiKeyLease(Service):
     async def _renew(self, announcement: _Announcement) -> None:
         self._attempted = announcement
         self._renew_at = self._clock.seconds() + RETRY_DELAY
-        keys = announcement.keys
         try:
-            token = await self._session.access_token()
-            uses = await self._session.client().lease_keys(
-                token, announcement.desktop_id, keys, LEASE_SECONDS
-            )
+            await self._lease(announcement, self._report())
         except Unauthorized:
             # The bridge reports the error.
             self._renew_at = self._clock.seconds() + RENEWAL_INTERVAL
         except CtllmError as error:
             self._log.info("Cannot lease API keys to the cloud: {error}", error=error.message)
-        else:
-            self._leased = announcement
-            self._renew_at = self._clock.seconds() + RENEWAL_INTERVAL if keys else math.inf
-            self._usage.add(uses, frozenset(key.id for key in keys), self._clock.seconds())
+
+    def _report(self) -> KeyReport | None:
+        """Return what the cloud is told for the page; None if it could not understand that."""
+        if self._remote_keys is None or self._has_older_cloud:
+            return None
+        return self._remote_keys.report(self._session.credentials, self._usage.known())
+
+    async def _lease(self, announcement: _Announcement, report: KeyReport | None) -> None:
+        keys, desktop_id = announcement.keys, announcement.desktop_id
+        token = await self._session.access_token()
+        client = self._session.client()
+        seconds = LEASE_SECONDS if keys else IDLE_LEASE_SECONDS
+        try:
+            response = await client.lease_keys(token, desktop_id, keys, seconds, report)
+        except BadRequest:
+            if report is None:
+                raise
+            self._has_older_cloud = True  # until the next reconnect: it may be upgraded
+            report = None
+            response = await client.lease_keys(token, desktop_id, keys, seconds)
+        self._leased = announcement
+        self._renew_at = self._clock.seconds() + self._interval(bool(keys), report is not None)
+        self._usage.add(response.usage, frozenset(key.id for key in keys), self._clock.seconds())
+        if report is not None and self._apply(announcement.login, response.changes):
+            self._renew_at = self._clock.seconds()
+
+    def _apply(self, login: Login, changes: KeyChanges) -> bool:
+        return self._remote_keys is not None and self._remote_keys.apply(login, changes)
+
+    def _interval(self, has_keys: bool, is_reporting: bool) -> float:
+        if has_keys:
+            return RENEWAL_INTERVAL
+        return IDLE_RENEWAL_INTERVAL if is_reporting else math.inf
 
     async def _withdraw(self, leased: _Announcement) -> None:
         token = await self._session.access_token()

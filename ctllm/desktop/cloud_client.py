@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from ctllm.auth.api_keys import MAX_KEYS, KeyRecord, KeyUse
+from ctllm.auth.api_keys import MAX_KEYS, KeyChanges, KeyRecord, KeyReport, KeyUse
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.cloud_endpoint import endpoint_for_url
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 #: The most bytes of a response: a token, a link, an error.
 MAX_RESPONSE = 64 * 1024
+#: That of a lease: the records of new keys, each with 16 patterns of models.
+MAX_LEASE_RESPONSE = 1024 * 1024
 #: The most characters of an error message.
 MAX_ERROR_LENGTH = 1000
 #: The URL in an invite link: what RFC 3986 allows, without user and query.
@@ -78,8 +80,11 @@ class _TunnelAuthorization(msgspec.Struct, frozen=True):
     assertion: BearerToken
 
 
-class _LeaseResponse(msgspec.Struct, frozen=True):
+class LeaseResponse(msgspec.Struct, frozen=True):
+    """The use of the keys since the last lease, and what the page has changed of them."""
+
     usage: Annotated[tuple[KeyUse, ...], Meta(max_length=MAX_KEYS)] = ()
+    changes: KeyChanges = KeyChanges()
 
 
 class _ErrorDetail(msgspec.Struct, frozen=True):
@@ -199,23 +204,32 @@ class CloudClient:
         await self._request("DELETE", "/ctllm/session", None, {"Ctllm-Refresh": refresh_token})
 
     async def lease_keys(
-        self, access_token: str, desktop_id: str, keys: Sequence[KeyRecord], seconds: int
-    ) -> tuple[KeyUse, ...]:
-        """Lease API keys to the cloud for `seconds`; return their use since the last lease."""
-        body = {"keys": keys, "seconds": seconds}
-        return await self._request_uses("PUT", access_token, desktop_id, body)
+        self,
+        access_token: str,
+        desktop_id: str,
+        keys: Sequence[KeyRecord],
+        seconds: int,
+        report: KeyReport | None = None,
+    ) -> LeaseResponse:
+        """Lease API keys to the cloud for `seconds`.
+
+        A cloud of an earlier version refuses a `report` with BadRequest.
+        """
+        body: dict[str, object] = {"keys": keys, "seconds": seconds}
+        body |= {} if report is None else {"report": report}
+        return await self._request_lease("PUT", access_token, desktop_id, body)
 
     async def withdraw_keys(self, access_token: str, desktop_id: str) -> tuple[KeyUse, ...]:
         """End the lease of API keys; return their use since the last lease."""
-        return await self._request_uses("DELETE", access_token, desktop_id, None)
+        return (await self._request_lease("DELETE", access_token, desktop_id, None)).usage
 
-    async def _request_uses(
+    async def _request_lease(
         self, method: str, access_token: str, desktop_id: str, body: object
-    ) -> tuple[KeyUse, ...]:
+    ) -> LeaseResponse:
         path = f"/ctllm/desktops/{desktop_id}/keys"
         headers = {"Authorization": f"Bearer {access_token}"}
-        response = await self._request(method, path, body, headers)
-        return self._decode(response, _LeaseResponse).usage
+        response = await self._request(method, path, body, headers, MAX_LEASE_RESPONSE)
+        return self._decode(response, LeaseResponse)
 
     async def list_machines(self, access_token: str) -> tuple[Machine, ...]:
         """Return the machines whose `ollama` command may use the models, the oldest first."""
@@ -243,12 +257,17 @@ class CloudClient:
             raise BadGateway(f"The response of {self.url} is not that of a ctllm cloud.") from error
 
     async def _request(
-        self, method: str, path: str, body: object, headers: dict[str, str]
+        self,
+        method: str,
+        path: str,
+        body: object,
+        headers: dict[str, str],
+        max_response: int = MAX_RESPONSE,
     ) -> bytes:
         encoded = b"" if body is None else msgspec.json.encode(body)
         if encoded:
             headers = {**headers, "Content-Type": "application/json"}
-        status, response = await self._send(method, path, encoded, headers, MAX_RESPONSE)
+        status, response = await self._send(method, path, encoded, headers, max_response)
         if status >= 400:
             raise self._error_of(status, response)
         return response

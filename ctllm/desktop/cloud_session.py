@@ -245,11 +245,16 @@ async def log_in(logins: LoginStore, client: CloudClient, invite: str) -> Login:
 
 
 def keep_keys_of_same_user(login: Login) -> Update:
-    """Return the change of the credentials for `login`: API keys of another user are dropped."""
+    """Return the change of the credentials for `login`: API keys of another user are dropped.
+
+    So are those that another cloud has added: whoever runs it may know them, and two clouds with
+    the same provider have the same users.
+    """
 
     def change(known: Credentials) -> Credentials:
-        if known.login is not None and known.login.user_id == login.user_id:
-            return known
-        return replace(known, api_keys=())
+        if known.login is None or known.login.user_id != login.user_id:
+            return replace(known, api_keys=())
+        kept = tuple(key for key in known.api_keys if key.added_by in ("", login.cloud_url))
+        return replace(known, api_keys=kept)
 
     return change

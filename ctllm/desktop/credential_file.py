@@ -72,11 +72,16 @@ def describe_end(login: Login) -> str:
     return f"{login.ended} Log in again: ctllm login {login.cloud_url}"
 
 
-class ApiKey(KeyRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The record of an API key, its name, and when it was created (epoch seconds; 0: unknown)."""
+class ApiKey(KeyRecord, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The record of an API key, its name, and when it was created (epoch seconds; 0: unknown).
+
+    `added_by` is the URL of the cloud on whose page it was created; empty: it was created here. The
+    key is of no use in another cloud.
+    """
 
     name: str
     created: int = 0
+    added_by: str = ""
 
     @property
     def record(self) -> KeyRecord:
@@ -103,9 +108,10 @@ class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((key for key in self.api_keys if key.name == name), None)
 
 
-def name_key(name: str, record: KeyRecord, created: int = 0) -> ApiKey:
-    """Return `record` with a name and the time of its creation."""
-    return ApiKey(**msgspec.structs.asdict(record), name=name, created=created)
+def name_key(name: str, record: KeyRecord, created: int = 0, added_by: str = "") -> ApiKey:
+    """Return `record` with a name, the time of its creation, and the cloud that added it."""
+    fields = {each: getattr(record, each) for each in KeyRecord.__struct_fields__}
+    return ApiKey(**fields, name=name, created=created, added_by=added_by)
 
 
 Update = Callable[[Credentials], Credentials]

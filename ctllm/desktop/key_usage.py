@@ -59,17 +59,22 @@ class KeyUsage:
 
     def add(self, uses: Iterable[KeyUse], ids: frozenset[str], now: float) -> None:
         """Add what the cloud reports of the keys with `ids`; `now` is in seconds of any clock."""
-        if self._known is None:
-            self._known = self._file.load()
+        known = self.known()
         for use in uses:
             if use.id in ids:
-                before = self._known.get(use.id)
+                before = known.get(use.id)
                 requests = min(use.requests + (before.requests if before else 0), MAX_REQUESTS)
-                self._known[use.id] = msgspec.structs.replace(use, requests=requests)
+                known[use.id] = msgspec.structs.replace(use, requests=requests)
                 self._is_changed = True
-        self._known = {id: use for id, use in self._known.items() if id in ids}
+        self._known = {id: use for id, use in known.items() if id in ids}
         if self._saved_at is None or now >= self._saved_at + self._interval:
             self.save(now)
+
+    def known(self) -> dict[str, KeyUse]:
+        """Return the use of each key, by its id."""
+        if self._known is None:
+            self._known = self._file.load()
+        return self._known
 
     def save(self, now: float) -> None:
         """Write what is not written yet."""

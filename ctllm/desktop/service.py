@@ -6,10 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from ctllm.autostart.installation import local_autostart_files
@@ -26,6 +29,10 @@ from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.cloud_login import log_in_with_provider
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.connection_state import ConnectionStateMachine
+from ctllm.desktop.conversations.key import ConversationKey
+from ctllm.desktop.conversations.resource import ConversationsResource
+from ctllm.desktop.conversations.service import Conversations
+from ctllm.desktop.conversations.store import ConversationStore
 from ctllm.desktop.credential_file import Login
 from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.desktop.host_monitor import HostMonitor
@@ -42,6 +49,7 @@ from ctllm.desktop.login_maintenance import LoginMaintenance
 from ctllm.desktop.login_store import open_login_store
 from ctllm.desktop.loopback.api import LoopbackApi
 from ctllm.desktop.loopback.endpoint import LoopbackEndpoint
+from ctllm.desktop.loopback.key_api import LoopbackKeyApi
 from ctllm.desktop.loopback.page_link import page_url
 from ctllm.desktop.loopback.sessions import LoopbackSessions
 from ctllm.desktop.loopback.setup_api import SetupApi
@@ -49,6 +57,7 @@ from ctllm.desktop.oauth.provider import Provider
 from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.provider_login import LoginPrompt, ProviderLogin
+from ctllm.desktop.remote_keys import RemoteKeys
 from ctllm.desktop.resources.generations.registry import GenerationLimits, GenerationRegistry
 from ctllm.desktop.resources.generations.resource import GenerationsResource
 from ctllm.desktop.resources.preference import PATH as PREFERENCE_PATH
@@ -74,12 +83,17 @@ from ctllm.tunnel.frames import Status
 from ctllm.tunnel.responder import Responder
 from ctllm.web_ui.page_files import PageFiles
 
+T = TypeVar("T")
+
 
 class Reactor(ProcessReactor, ThreadReactor, Protocol):
     """Twisted's reactor, as far as a desktop uses it."""
 
     def stop(self) -> None:
         """Stop the services, then the program."""
+
+    def getThreadPool(self) -> Any:
+        """Return the threads for what blocks (Twisted's ThreadPool)."""
 
 
 class DesktopService(MultiService):
@@ -106,6 +120,7 @@ class DesktopService(MultiService):
         stores = make_secret_stores(
             state, reactor, settings.credential_store, settings.passphrase_file, environ
         )
+        self._secret_stores = stores
         self.logins = open_login_store(state, reactor, stores=stores)
         self._login_maintenance = LoginMaintenance(self.logins, reactor)
         self.file = self.logins.file
@@ -127,7 +142,13 @@ class DesktopService(MultiService):
             settings.cloud_url.rstrip("/"),
             oauth=self.oauth,
         )
-        self.keys = ApiKeyLease(self.session, reactor, KeyUsage(KeyUsageFile(state)))
+        self._key_usage = KeyUsage(KeyUsageFile(state))
+        self.keys = ApiKeyLease(
+            self.session,
+            reactor,
+            self._key_usage,
+            remote_keys=RemoteKeys(self.file, settings.remote_keys == "on", time.time),
+        )
         self.connection = ConnectionStateMachine()
         self.broker: Broker | None = None
         self.generations: GenerationRegistry | None = None
@@ -243,6 +264,7 @@ class DesktopService(MultiService):
             {
                 b"generations": GenerationsResource(self.generations),
                 b"preference": PreferenceResource(self.broker),
+                b"conversations": ConversationsResource(self._make_conversations()),
             },
             policy,
         )
@@ -264,6 +286,20 @@ class DesktopService(MultiService):
         bridge.add_observer(self._on_bridge_state)
         self._tunnel_authorization = TunnelAuthorization(tunnel, self.session, self._reactor)
         return bridge
+
+    def _make_conversations(self) -> Conversations | None:
+        if self._settings.conversations != "on":
+            return None
+        directory = self._state / "conversations"
+        return Conversations(
+            ConversationKey(directory, self._secret_stores),
+            partial(ConversationStore, directory),
+            self._run_in_thread,
+        )
+
+    def _run_in_thread(self, function: Callable[[], T]) -> Deferred[T]:
+        pool = self._reactor.getThreadPool()
+        return deferToThreadPool(cast(IReactorFromThreads, self._reactor), pool, function)
 
     def _on_bridge_state(self, state: ConnectionState, reason: str) -> None:
         assert self.broker is not None and self._host_monitor is not None
@@ -336,12 +372,13 @@ class DesktopService(MultiService):
         setup = SetupApi(
             reporter.status, logins, lambda: local_autostart_files(options), self._reactor
         )
+        keys = LoopbackKeyApi(self.file, self._key_usage.known, time.time, self._reactor)
         return LoopbackApi(
             self._loopback_sessions,
             reporter.describe_desktop,
             self._reactor,
             self.resources,
-            setup.routes,
+            (*setup.routes, *keys.routes),
             {PREFERENCE_PATH: PreferenceResource(broker, is_local=True)},
         )
 

@@ -124,7 +124,13 @@ MAY_IMPORT = {
         "cloud.audit", "cloud.identity", "auth", "http.client_address", "http.message",
         "http.server", "reactor", "common", "errors",
     },
+    "cloud.connected_desktops": {
+        "cloud.identity", "cloud.proxies", "auth", "http.client", "http.header_policy",
+        "http.message", "reactor", "common", "errors",
+    },
+    "cloud.key_api": {"cloud.audit", "cloud.identity", "auth", "http.server", "reactor", "errors"},
     "cloud.api": {
+        "cloud.connected_desktops", "cloud.key_api",
         "cloud.browser_login", "cloud.limits", "cloud.machines", "cloud.session_api",
         "cloud.public_providers", "cloud.identity", "cloud.proxies", "auth", "http.client",
         "http.header_policy", "http.message", "http.server", "reactor", "config", "errors",
@@ -134,7 +140,7 @@ MAY_IMPORT = {
         "cloud.proxies", "cloud.limits", "web_ui", "http", "ollama", "reactor", "errors",
     },
     "cloud.application": {
-        "cloud.machines",
+        "cloud.machines", "cloud.connected_desktops", "cloud.key_api",
         "cloud.access_enforcer", "cloud.active_requests", "cloud.admin", "cloud.api",
         "cloud.audit", "cloud.browser_login", "cloud.gateway", "cloud.identity", "cloud.metrics",
         "cloud.proxies", "cloud.session_api", "cloud.session_renewer", "cloud.spawners.factory",
@@ -150,7 +156,10 @@ MAY_IMPORT = {
         "reactor", "common", "errors",
     },
     "desktop.secret_store": {"keyring_main", "reactor", "system", "common", "errors"},
-    "desktop.conversations": {"desktop.secret_store", "auth", "system", "common", "errors"},
+    "desktop.conversations": {
+        "desktop.resources", "desktop.secret_store", "auth", "http.interfaces", "http.message",
+        "system", "common", "errors",
+    },
     "desktop.broker": {
         "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
     },
@@ -160,7 +169,7 @@ MAY_IMPORT = {
     },
     "desktop.service": {
         "desktop", "desktop.broker", "desktop.ipc", "desktop.loopback", "desktop.resources",
-        "autostart", "web_ui", "demo", "tunnel", "ollama", "auth", "ipc",
+        "desktop.conversations", "autostart", "web_ui", "demo", "tunnel", "ollama", "auth", "ipc",
         "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
@@ -170,7 +179,7 @@ MAY_IMPORT = {
     "autostart": {"system", "errors"},
     "desktop.loopback": {
         "desktop", "desktop.broker", "desktop.ipc", "desktop.oauth", "autostart", "web_ui",
-        "ollama", "ipc", "http", "reactor", "system", "common", "errors",
+        "ollama", "auth", "ipc", "http", "reactor", "system", "common", "errors",
     },
     "proxy_args": set(),
     "tap_options": {"config", "errors", "proxy_args"},

@@ -26,6 +26,8 @@ IdentityEvent: TypeAlias = Literal[
     "session.closed",
     "pairing.created",
     "login.refused",
+    "key.created",
+    "key.revoked",
     "key.used",
     "key.refused",
     "machine.requested",

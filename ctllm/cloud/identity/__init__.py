@@ -2,11 +2,22 @@
 
 from ctllm.auth.session_assertions import CONVERSATIONS, ISSUER, MANAGE, SERVE, USE
 from ctllm.cloud.identity.access_token_issuer import AccessTokenIssuer
-from ctllm.cloud.identity.api_key_leases import ApiKeyLeases, is_api_key
+from ctllm.cloud.identity.api_key_leases import (
+    ApiKeyLeases,
+    ListedKey,
+    is_api_key,
+    key_credential,
+)
 from ctllm.cloud.identity.assertion_signer import AssertionSigner
 from ctllm.cloud.identity.composite_verifiers import CachingTokenVerifier, CompositeTokenVerifier
 from ctllm.cloud.identity.disabled_users import DisabledUsers
-from ctllm.cloud.identity.grants import SCOPES, AccessGrant, Authentication, TokenVerifier, User
+from ctllm.cloud.identity.grants import (
+    SCOPES,
+    AccessGrant,
+    Authentication,
+    TokenVerifier,
+    User,
+)
 from ctllm.cloud.identity.invites import Invites, parse_user_name
 from ctllm.cloud.identity.known_users import KnownUser, KnownUsers
 from ctllm.cloud.identity.login_codes import LoginCodes
@@ -50,6 +61,7 @@ __all__ = [
     "Invites",
     "KnownUser",
     "KnownUsers",
+    "ListedKey",
     "LoginCodes",
     "Machine",
     "MachineRequest",
@@ -65,6 +77,7 @@ __all__ = [
     "User",
     "is_api_key",
     "is_machine",
+    "key_credential",
     "load_signing_keys",
     "machine_credential",
     "parse_user_name",

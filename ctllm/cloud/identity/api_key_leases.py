@@ -4,6 +4,9 @@ A desktop leases its keys again and again while it runs. Its lease is *active* u
 the desktop withdraws it. Then it is *lapsed*: its keys authenticate nothing new and the digests are
 forgotten, but the ids are remembered for a while, because the desktop may only be restarting and a
 response of another desktop goes on. A key that is in no lease at all has ended.
+
+The page creates and revokes keys, too (`DesktopKeyChanges`): that takes effect in the lease at
+once, and the desktop does the same when it renews the lease.
 """
 
 from __future__ import annotations
@@ -14,15 +17,19 @@ from dataclasses import dataclass, field, replace
 from ctllm.auth.api_keys import (
     MAX_KEYS,
     PREFIX,
+    KeyChanges,
     KeyRecord,
+    KeyReport,
     KeyUse,
+    NamedKeyRecord,
     key_id,
     owner_tag,
     parse_owner_tag,
 )
 from ctllm.auth.session_assertions import MANAGE, USE
 from ctllm.cloud.identity.grants import AccessGrant
-from ctllm.errors import BadRequest, Forbidden, Unauthorized
+from ctllm.cloud.identity.key_changes import DesktopKeyChanges, KeyState
+from ctllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized
 
 MAX_DESKTOPS = 32
 LAPSE_GRACE = 600.0
@@ -40,15 +47,42 @@ class _Lease:
     keys: dict[str, KeyRecord]
     ids: frozenset[str]
     expires_at: float
+    changes: DesktopKeyChanges
+    seconds: float
     uses: dict[str, KeyUse] = field(default_factory=dict)
     lapsed_at: float | None = None
 
     def lapse(self, now: float) -> None:
         self.keys, self.lapsed_at = {}, now
 
+    def add(self, record: NamedKeyRecord, now: float) -> None:
+        self.keys[record.id] = record
+        self.ids |= {record.id}
+        self.changes.add(record, now + self.seconds)
+
+    def drop(self, id: str) -> None:
+        self.keys.pop(id, None)
+        self.ids -= {id}
+
     @property
     def is_active(self) -> bool:
         return self.lapsed_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKey:
+    """A key as its owner sees it. `name` is empty if the desktop has not told it.
+
+    `last_used` is in epoch seconds, 0 if it was never used. `message` is why it has failed.
+    """
+
+    record: KeyRecord
+    desktop_id: str
+    name: str
+    state: KeyState
+    last_used: int = 0
+    last_address: str = ""
+    message: str = ""
 
 
 class ApiKeyLeases:
@@ -62,6 +96,8 @@ class ApiKeyLeases:
         self._lapse_grace = lapse_grace
         # By owner tag, then by desktop: a key is compared only with the keys of its owner.
         self._leases: dict[str, dict[str, _Lease]] = {}
+        # Likewise. They outlive the leases: a revocation waits for its desktop.
+        self._changes: dict[str, dict[str, DesktopKeyChanges]] = {}
         self._observers: list[Callable[[AccessGrant], object]] = []
 
     def add_observer(self, observer: Callable[[AccessGrant], object]) -> None:
@@ -71,17 +107,21 @@ class ApiKeyLeases:
     # -- leases
 
     def lease(
-        self, grant: AccessGrant, desktop_id: str, keys: Sequence[KeyRecord], seconds: float
+        self,
+        grant: AccessGrant,
+        desktop_id: str,
+        keys: Sequence[KeyRecord],
+        seconds: float,
+        report: KeyReport | None = None,
     ) -> list[KeyUse]:
         """Accept `keys` for `seconds`; return the use of the desktop's keys since the last call.
 
         They replace the earlier lease of the desktop. `grant` is the desktop's own: its keys become
-        invalid with its session.
+        invalid with its session. `report` is that of a desktop which knows keys of the page.
 
         Raises BadRequest for more than MAX_KEYS, and Forbidden for more than
         MAX_DESKTOPS desktops of one user. The earlier leases then remain.
         """
-        by_id = {key.id: key for key in keys}
         if len(keys) > MAX_KEYS:
             raise BadRequest(
                 f"A desktop may have at most {MAX_KEYS} API keys. Revoke some of them."
@@ -90,12 +130,25 @@ class ApiKeyLeases:
         leases = self._leases.setdefault(tag, {})
         self._lapse_expired(leases)
         self._check_room(leases, desktop_id)
-        previous = leases.get(desktop_id)
-        leases[desktop_id] = _Lease(grant, by_id, frozenset(by_id), self._now() + seconds)
+        previous, now = leases.get(desktop_id), self._now()
+        changes = self._changes_of(tag, desktop_id)
+        valid = changes.reconcile(keys, report, now)
+        ids = frozenset(valid)
+        leases[desktop_id] = _Lease(grant, valid, ids, now + seconds, changes, seconds)
         if previous is None:
             return []
-        self._report_ended(grant, previous.ids - frozenset(by_id))
+        self._report_ended(grant, previous.ids - ids)
         return list(previous.uses.values())
+
+    def _changes_of(self, tag: str, desktop_id: str) -> DesktopKeyChanges:
+        by_desktop = self._changes.setdefault(tag, {})
+        if desktop_id not in by_desktop and len(by_desktop) >= 2 * MAX_DESKTOPS:
+            del by_desktop[next(iter(by_desktop))]
+        return by_desktop.setdefault(desktop_id, DesktopKeyChanges())
+
+    def changes_for(self, grant: AccessGrant, desktop_id: str) -> KeyChanges:
+        """Return what the page has changed, and the desktop of `grant` has not yet."""
+        return self._changes_of(owner_tag(grant.user.id), desktop_id).to_send()
 
     def withdraw(self, grant: AccessGrant, desktop_id: str) -> list[KeyUse]:
         """End the lease of a desktop that stops; return the use of its keys as `lease` does."""
@@ -116,11 +169,31 @@ class ApiKeyLeases:
         now = self._now()
         for leases in self._leases.values():
             self._lapse_expired(leases)
+        self._expire_changes(now)
         removed = self._keep(
             lambda lease: lease.lapsed_at is None or now < lease.lapsed_at + self._lapse_grace
         )
         for lease in removed:
             self._report_ended(lease.grant, lease.ids)
+
+    def _expire_changes(self, now: float) -> None:
+        for tag, by_desktop in list(self._changes.items()):
+            leases = self._leases.get(tag, {})
+            for desktop_id, changes in list(by_desktop.items()):
+                lease = leases.get(desktop_id)
+                self._end_keys(lease, changes.expire(now))
+                if lease is None and changes.is_empty:
+                    del by_desktop[desktop_id]
+            if not by_desktop:
+                del self._changes[tag]
+
+    def _end_keys(self, lease: _Lease | None, ids: Sequence[str]) -> None:
+        """Remove keys from a lease, and end their requests in progress."""
+        if lease is None or not ids:
+            return
+        for id in ids:
+            lease.drop(id)
+        self._report_ended(lease.grant, frozenset(ids))
 
     def __len__(self) -> int:
         """Return the number of active leases."""
@@ -163,6 +236,71 @@ class ApiKeyLeases:
             for observer in self._observers:
                 observer(grant)
 
+    # -- the page
+
+    def desktops_of(self, grant: AccessGrant) -> list[str]:
+        """Return the desktops of a user that store keys of the page, the last to renew first."""
+        leases = self._active_leases(grant)
+        found = [id for id, lease in leases.items() if _accepts(lease)]
+        return sorted(found, key=lambda id: -leases[id].expires_at)
+
+    def create(self, grant: AccessGrant, desktop_id: str, record: NamedKeyRecord) -> None:
+        """Accept a key that the page has created, and have the desktop store it.
+
+        Raises NotFound, Forbidden or Conflict if this desktop cannot, or if the name is used, and
+        BadRequest if it has too many.
+        """
+        lease = self._require_changeable(self._active_leases(grant).get(desktop_id))
+        if record.name in lease.changes.names.values():
+            raise Conflict(f"There is already an API key called {record.name!r} on this desktop.")
+        if len(lease.keys) >= MAX_KEYS:
+            raise BadRequest(f"A desktop has at most {MAX_KEYS} API keys. Revoke one first.")
+        lease.add(record, self._now())
+
+    def revoke(self, grant: AccessGrant, id: str) -> str:
+        """End a key and its requests, and have its desktop delete it; return the desktop's id.
+
+        Raises NotFound, Forbidden or Conflict.
+        """
+        for desktop_id, lease in self._active_leases(grant).items():
+            if id in lease.keys or id in lease.changes.failed:
+                self._require_changeable(lease)
+                lease.changes.remove(id, self._now())
+                self._end_keys(lease, [id])
+                return desktop_id
+        raise NotFound(
+            "There is no such API key, or its desktop is not connected. On that desktop, `ctllm "
+            "keys rm NAME` revokes it."
+        )
+
+    def list_keys(self, grant: AccessGrant) -> list[ListedKey]:
+        """Return the keys of a user's desktops that run, and those that have failed lately."""
+        found: list[ListedKey] = []
+        for desktop_id, lease in self._active_leases(grant).items():
+            found += _list_lease(lease, desktop_id)
+        return sorted(found, key=lambda key: (key.name, key.record.id))
+
+    def _active_leases(self, grant: AccessGrant) -> dict[str, _Lease]:
+        leases, now = self._leases.get(owner_tag(grant.user.id), {}), self._now()
+        return {
+            id: lease for id, lease in leases.items() if lease.is_active and now < lease.expires_at
+        }
+
+    def _require_changeable(self, lease: _Lease | None) -> _Lease:
+        if lease is None:
+            raise NotFound("This desktop is not connected. Choose another one.")
+        if lease.changes.report is None:
+            raise Conflict(
+                "This desktop runs an older version of ctllm, which the page cannot create or "
+                "revoke API keys for. Upgrade it, or use `ctllm keys` on it."
+            )
+        if not lease.changes.report.accepts:
+            raise Forbidden(
+                "This desktop takes no changes of API keys from the page (desktop.remote_keys is "
+                "off there). Use `ctllm keys` on it."
+            )
+        return lease
+
     # -- keys
 
     def matches(self, token: str) -> bool:
@@ -178,6 +316,8 @@ class ApiKeyLeases:
         for lease in self._leases.get(parse_owner_tag(token) or "", {}).values():
             record = lease.keys.get(id)
             if record is None or now >= lease.expires_at or not record.matches(token):
+                continue
+            if lease.changes.is_overdue(id, now):
                 continue
             if record.is_expired(now):
                 raise Unauthorized(
@@ -213,9 +353,41 @@ class ApiKeyLeases:
         return any(id in lease.ids for lease in self._leases.get(tag, {}).values())
 
 
+def _accepts(lease: _Lease) -> bool:
+    return lease.changes.report is not None and lease.changes.report.accepts
+
+
+def _list_lease(lease: _Lease, desktop_id: str) -> list[ListedKey]:
+    changes = lease.changes
+    names = changes.names
+    reported = {each.id: each for each in changes.report.keys} if changes.report else {}
+    found = []
+    for id, record in lease.keys.items():
+        known, use = reported.get(id), lease.uses.get(id)
+        found.append(
+            ListedKey(
+                record,
+                desktop_id,
+                names.get(id, ""),
+                "pending" if id in changes.pending else "confirmed",
+                use.last_used if use else known.last_used if known else 0,
+                use.address if use else known.address if known else "",
+            )
+        )
+    for failed in changes.failed.values():
+        record = failed.record
+        found.append(ListedKey(record, desktop_id, record.name, "failed", message=failed.message))
+    return found
+
+
 def is_api_key(grant: AccessGrant) -> bool:
     """Return whether an API key authenticated the client."""
     return grant.credential_id.startswith(CREDENTIAL_PREFIX)
+
+
+def key_credential(id: str) -> str:
+    """Return the `credential_id` of the grant of an API key, for the audit log, too."""
+    return f"{CREDENTIAL_PREFIX}{id}"
 
 
 def _grant_of(lease: _Lease, record: KeyRecord) -> AccessGrant:
@@ -224,7 +396,7 @@ def _grant_of(lease: _Lease, record: KeyRecord) -> AccessGrant:
         lease.grant,
         scopes=frozenset((USE, MANAGE) if record.scope == MANAGE else (USE,)),
         expires_at=expires,
-        credential_id=f"{CREDENTIAL_PREFIX}{record.id}",
+        credential_id=key_credential(record.id),
         models=record.models,
         requests_per_minute=int(record.requests_per_minute),
     )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ctllm.desktop.conversations.index import Change
 from ctllm.desktop.conversations.key import ConversationKey
 from ctllm.desktop.conversations.preconditions import HasRevision, Precondition
 from ctllm.desktop.conversations.store import ConversationStore, StoredDocument
+from ctllm.errors import CtllmError
 
 T = TypeVar("T")
 
@@ -25,9 +29,11 @@ class RunInThread(Protocol):
 class Conversations:
     """The conversations in a folder, opened when they are first used.
 
-    `open_store` opens the store with its key; it blocks. One operation runs at a time. Whoever
-    cancels a Deferred of this class breaks that, so nobody does: an operation runs to its end.
+    `open_store` opens the store with its key; it blocks. One operation runs at a time, and to its
+    end, also if its caller is cancelled meanwhile: a thread cannot be stopped.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -60,6 +66,18 @@ class Conversations:
         await self._call(lambda store: store.delete(id, precondition))
 
     async def _call(self, operation: Callable[[ConversationStore], T]) -> T:
+        result: Deferred[T] = Deferred(lambda _: None)
+        running = Deferred.fromCoroutine(self._run(operation))
+        running.addCallbacks(partial(_succeed, result), partial(self._fail, result))
+        return await result
+
+    def _fail(self, result: Deferred[T], reason: Failure) -> None:
+        if not result.called:
+            result.errback(reason)
+        elif not isinstance(reason.value, CtllmError):
+            self._log.failure("An operation failed whose caller had left", reason)
+
+    async def _run(self, operation: Callable[[ConversationStore], T]) -> T:
         await self._lock.acquire()
         try:
             store = await self._opened()
@@ -72,3 +90,8 @@ class Conversations:
             key = await self._key.load_or_create()
             self._store = await self._run_in_thread(lambda: self._open_store(key))
         return self._store
+
+
+def _succeed(result: Deferred[T], value: T) -> None:
+    if not result.called:
+        result.callback(value)

@@ -11,13 +11,17 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.errors import ContentTooLarge, CtllmError
+from ctllm.common.memory_budget import BufferBudget
+from ctllm.errors import ContentTooLarge, CtllmError, ServiceUnavailable
 from ctllm.http.interfaces import ResponseSink
 from ctllm.http.message.head import Headers, ResponseHead
 from ctllm.ollama.dialects import Dialect, error_body
 
 #: The bytes that are written at once; between two pieces the reader may pause the response.
 PIECE = 64 * 1024
+_BUSY = ServiceUnavailable(
+    "Too many large requests are in progress on this desktop. Try again when they have ended."
+)
 _JSON: Headers = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
 
 
@@ -49,13 +53,22 @@ Handler = Callable[[bytes], Awaitable[Response]]
 class JsonExchange:
     """A RequestSink that collects a body of at most `limit` bytes, and writes a response.
 
-    `handler` returns the response. A cancelled request cancels the handler.
+    `handler` returns the response. A cancelled request cancels the handler. While `budget` is full,
+    bodies and responses are refused with 503.
     """
 
     _log = Logger()
 
-    def __init__(self, sink: ResponseSink, limit: int, handler: Handler) -> None:
+    def __init__(
+        self,
+        sink: ResponseSink,
+        limit: int,
+        handler: Handler,
+        budget: BufferBudget | None = None,
+    ) -> None:
         self._sink = sink
+        self._budget = budget
+        self._reserved = 0
         self._limit = limit
         self._handler = handler
         self._received = bytearray()
@@ -68,14 +81,32 @@ class JsonExchange:
         """Receive data of the body; beyond the limit the request is refused."""
         if self._has_ended or self._unsent is not None:
             return
-        self._received += data
-        if len(self._received) > self._limit:
-            self._received.clear()
-            self._respond(
-                error_response(
-                    ContentTooLarge(f"This request takes at most {self._limit:,} bytes.")
-                )
-            )
+        if len(self._received) + len(data) > self._limit:
+            self._refuse(ContentTooLarge(f"This request takes at most {self._limit:,} bytes."))
+        elif self._reserve(len(data)):
+            self._received += data
+        else:
+            self._refuse(_BUSY)
+
+    def _refuse(self, error: CtllmError) -> None:
+        self._received.clear()
+        self._release()
+        self._respond(error_response(error))
+
+    def _reserve(self, count: int) -> bool:
+        """Count `count` bytes as held, unless the budget is full."""
+        if self._budget is None:
+            return True
+        if self._budget.is_full:
+            return False
+        self._budget.reserve(count)
+        self._reserved += count
+        return True
+
+    def _release(self) -> None:
+        if self._budget is not None:
+            self._budget.release(self._reserved)
+        self._reserved = 0
 
     def finish(self) -> None:
         """Handle the request: its body is complete."""
@@ -90,6 +121,8 @@ class JsonExchange:
         """Cancel the handler; nothing more is written."""
         self._has_ended = True
         self._unsent = None
+        self._received.clear()
+        self._release()
         if self._handling is not None:
             self._handling.cancel()
 
@@ -108,6 +141,9 @@ class JsonExchange:
             response = await self._handler(body)
         except CtllmError as error:
             response = error_response(error)
+        self._release()  # the body was handled
+        if not self._has_ended and not self._reserve(len(response.body)):
+            response = error_response(_BUSY)
         self._respond(response)
 
     def _handling_failed(self, reason: Failure) -> None:
@@ -133,4 +169,5 @@ class JsonExchange:
         if self._unsent is not None and not self._unsent and not self._has_ended:
             self._has_ended = True
             self._unsent = None
+            self._release()
             self._sink.finish()

@@ -23,6 +23,7 @@ from ctllm.cloud.browser_login.api import BrowserLogin
 from ctllm.cloud.browser_login.renewals import ProviderRenewals
 from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
 from ctllm.cloud.browser_login.transactions import LoginTransactions
+from ctllm.cloud.connected_desktops import ConnectedDesktops
 from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     MANAGE,
@@ -47,6 +48,7 @@ from ctllm.cloud.identity import (
     proxy_id,
     user_hash,
 )
+from ctllm.cloud.key_api import KeyApi
 from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.cloud.limits.concurrency import UserLimiter
 from ctllm.cloud.limits.guard import CredentialGuard
@@ -323,6 +325,15 @@ class GatewayCase(SynchronousTestCase):
             now,
             self.clock,
         )
+        connected_desktops = ConnectedDesktops(proxies, assertion_signer, proxy_id_of, self.clock)
+        key_api = KeyApi(
+            self.api_key_leases,
+            connected_desktops.ranked_ids,
+            self.audit,
+            self.rules.check_active,
+            now,
+            self.clock,
+        )
         api = ManagementApi(
             self.session_api,
             browser_login,
@@ -331,6 +342,8 @@ class GatewayCase(SynchronousTestCase):
             proxy_id_of,
             proxies,
             machine_api,
+            key_api,
+            connected_desktops,
             self.tiers,
             self.clock,
         )

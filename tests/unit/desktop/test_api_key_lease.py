@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.auth.api_keys import KeyRecord, KeyUse, record_key
+from ctllm.auth.api_keys import KeyChanges, KeyRecord, KeyReport, KeyUse, record_key
 from ctllm.desktop.api_key_lease import (
+    IDLE_LEASE_SECONDS,
+    IDLE_RENEWAL_INTERVAL,
     LEASE_SECONDS,
     POLL_INTERVAL,
     RENEWAL_INTERVAL,
     WITHDRAWAL_TIMEOUT,
     ApiKeyLease,
 )
-from ctllm.desktop.credential_file import ApiKey, Credentials, name_key
+from ctllm.desktop.cloud_client import LeaseResponse
+from ctllm.desktop.credential_file import ApiKey, Credentials, Login, name_key
 from ctllm.desktop.key_usage import KeyUsage, KeyUsageFile
-from ctllm.errors import BadConfiguration, BadGateway, CtllmError, Unauthorized
+from ctllm.errors import BadConfiguration, BadGateway, BadRequest, CtllmError, Unauthorized
 from tests.unit.desktop.test_cloud_session import ANN, BOB
 
 ONE = name_key("one", record_key("1"))
@@ -39,6 +42,9 @@ class FakeSession:
         self.no_token: CtllmError | None = None
         self.refusal: CtllmError | None = None
         self.waiting: Deferred[None] | None = None
+        self.is_older_cloud = False
+        self.reports: list[KeyReport | None] = []
+        self.changes = KeyChanges()
 
     def with_keys(self, *keys: ApiKey) -> Credentials:
         return Credentials("d" * 32, ANN, keys)
@@ -59,12 +65,21 @@ class FakeSession:
         return self
 
     async def lease_keys(
-        self, token: str, desktop: str, keys: Sequence[KeyRecord], seconds: int
-    ) -> tuple[KeyUse, ...]:
-        assert (token, desktop, seconds) == ("token", "d" * 32, LEASE_SECONDS)
+        self,
+        token: str,
+        desktop: str,
+        keys: Sequence[KeyRecord],
+        seconds: int,
+        report: KeyReport | None = None,
+    ) -> LeaseResponse:
+        expected = LEASE_SECONDS if keys else IDLE_LEASE_SECONDS
+        assert (token, desktop, seconds) == ("token", "d" * 32, expected)
         await self.respond()
+        if self.is_older_cloud and report is not None:
+            raise BadRequest("Object contains unknown field `report`")
         self.told.append(list(keys))
-        return self.uses
+        self.reports.append(report)
+        return LeaseResponse(self.uses, self.changes)
 
     async def withdraw_keys(self, token: str, desktop: str) -> tuple[KeyUse, ...]:
         assert (token, desktop) == ("token", "d" * 32)
@@ -233,3 +248,79 @@ class LeaseTests(SynchronousTestCase):
         self.lease.stopService()
         self.assertEqual(self.session.told, [])
         self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class FakeRemoteKeys:
+    """Records what it is to do."""
+
+    def __init__(self) -> None:
+        self.applied: list[KeyChanges] = []
+        self.tells_at_once = False
+
+    def report(self, known: Credentials, uses: Mapping[str, KeyUse]) -> KeyReport:
+        return KeyReport(True)
+
+    def apply(self, login: Login, changes: KeyChanges) -> bool:
+        assert login in (ANN, BOB)
+        self.applied.append(changes)
+        return self.tells_at_once
+
+
+class RemoteKeyTests(LeaseTests):
+    """The same of a desktop that stores keys of the page, and how it does."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.remote_keys = FakeRemoteKeys()
+        self.lease = ApiKeyLease(
+            cast(Any, self.session),
+            self.clock,
+            KeyUsage(self.usage),
+            lambda: self.time,
+            cast(Any, self.remote_keys),
+        )
+
+    def test_a_desktop_without_keys_announces_that_once(self) -> None:
+        """It does so again and again, as the page may create one."""
+        self.session.known = self.session.with_keys()
+        self.lease.startService()
+        self.wait(2 * IDLE_RENEWAL_INTERVAL)
+        self.assertEqual(self.session.told, [[], [], []])
+        self.assertLess(2 * IDLE_RENEWAL_INTERVAL, IDLE_LEASE_SECONDS)
+
+    def test_each_response_is_applied(self) -> None:
+        """It repeats what the desktop has not done yet."""
+        self.session.changes = KeyChanges(removed=(ONE.id,))
+        self.lease.startService()
+        self.wait(RENEWAL_INTERVAL)
+        self.assertEqual(self.session.reports, [KeyReport(True)] * 2)
+        self.assertEqual(self.remote_keys.applied, [self.session.changes] * 2)
+
+    def test_what_was_done_is_told_at_once(self) -> None:
+        """With the next poll."""
+        self.remote_keys.tells_at_once = True
+        self.lease.startService()
+        self.wait(POLL_INTERVAL)
+        self.assertEqual(len(self.session.told), 2)
+
+    def test_a_cloud_of_an_earlier_version_is_told_the_keys_alone(self) -> None:
+        """Until the next reconnect, as it may have been upgraded."""
+        self.session.is_older_cloud = True
+        self.lease.startService()
+        self.assertEqual(self.session.reports, [None])
+        self.assertTrue(self.lease.is_current)
+        self.wait(RENEWAL_INTERVAL)
+        self.assertEqual(self.session.reports, [None] * 2)
+        self.assertEqual(self.remote_keys.applied, [])
+        self.session.is_older_cloud = False
+        self.lease.renew_now()
+        self.wait(POLL_INTERVAL)
+        self.assertEqual(self.session.reports[2:], [KeyReport(True)])
+
+    def test_a_desktop_without_keys_costs_an_earlier_cloud_nothing(self) -> None:
+        """It waits for no keys."""
+        self.session.known = self.session.with_keys()
+        self.session.is_older_cloud = True
+        self.lease.startService()
+        self.wait(3 * IDLE_RENEWAL_INTERVAL)
+        self.assertEqual(self.session.told, [[]])

@@ -1,0 +1,81 @@
+"""The desktops that a user's streaming proxy reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from ctllm.auth.session_assertions import USE
+from ctllm.cloud.identity import AccessGrant, AssertionSigner
+from ctllm.cloud.proxies.manager import ProxyManager
+from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.http.client.fetch import fetch
+from ctllm.http.header_policy import ASSERTION
+from ctllm.http.message.head import RequestHead
+from ctllm.reactor.interfaces import Clock
+
+#: Limits of the response of a proxy that is asked for its desktops, in seconds and bytes.
+DESKTOPS_TIMEOUT = 5.0
+MAX_DESKTOPS_RESPONSE = 1 << 20
+
+_NONE = b'{"desktops":[]}'
+_RANKS = {"up": 2, "demo": 1, "down": 0}
+
+
+class _Desktop(msgspec.Struct, frozen=True):
+    id: str
+    ollama: Literal["up", "demo", "down"] = "down"
+    since: float = 0.0
+
+
+class _Desktops(msgspec.Struct, frozen=True):
+    desktops: tuple[_Desktop, ...] = ()
+
+
+class ConnectedDesktops:
+    """Asks the proxies of users. `proxy_id_of` returns the id of a user's proxy."""
+
+    def __init__(
+        self,
+        proxies: ProxyManager,
+        assertion_signer: AssertionSigner,
+        proxy_id_of: Callable[[AccessGrant], str],
+        clock: Clock,
+    ) -> None:
+        self._proxies = proxies
+        self._assertion_signer = assertion_signer
+        self._proxy_id_of = proxy_id_of
+        self._clock = clock
+
+    async def fetch_json(self, grant: AccessGrant) -> bytes:
+        """Return the JSON of the proxy's response. Do not start a proxy. Raises CtllmError."""
+        proxy_id = self._proxy_id_of(grant)
+        if self._proxies.status(proxy_id).state != "running":
+            return _NONE
+        connections = await self._proxies.ensure_running(proxy_id, is_new_request=False)
+        scopes = frozenset((USE,))
+        assertion = self._assertion_signer.sign(proxy_id, scopes, grant.models).encode()
+        head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
+        status, body = await fetch(
+            connections, head, self._clock, DESKTOPS_TIMEOUT, MAX_DESKTOPS_RESPONSE
+        )
+        if status != 200:
+            raise connections.unreachable_error(
+                f"Your streaming proxy responded with the unexpected status {status}."
+            )
+        return body
+
+    async def ranked_ids(self, grant: AccessGrant) -> list[str]:
+        """Return the ids of the desktops in the order in which the proxy would select them.
+
+        A response that is not understood counts as none. Raises CtllmError.
+        """
+        try:
+            found = decode_json(await self.fetch_json(grant), _Desktops).desktops
+        except InvalidJson:
+            return []
+        return [
+            each.id for each in sorted(found, key=lambda each: (-_RANKS[each.ollama], each.since))
+        ]
