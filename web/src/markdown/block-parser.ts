@@ -182,27 +182,31 @@ export class BlockParser {
   #startBlocks(line: Line, matched: number, isAll: boolean): void {
     const tip = this.#tip;
     let depth = matched;
-    let paragraph = isAll && tip.details.kind === 'paragraph' ? tip : null;
-    for (;;) {
-      if (line.indent >= 4 || line.isBlank) break;
-      const next = this.#startContainer(line, depth, paragraph);
+    let hasStarted = false;
+    while (line.indent < 4 && !line.isBlank) {
+      const next = this.#startContainer(line, depth, this.#paragraphOf(tip, isAll && !hasStarted));
       if (next === 0) break;
       depth = next;
-      paragraph = null;
+      hasStarted = true;
     }
-    if (line.isBlank && depth !== matched) return;
-    if (line.indent < 4 && this.#startLeaf(line.content, line.indent, depth, paragraph)) return;
-    const isLazy = depth === matched && tip.details.kind === 'paragraph' && tip.isOpen;
-    if (line.indent >= 4 && !isLazy) {
-      this.#closeTo(depth);
-      line.skipIndent(4);
-      this.#push({kind: 'code', language: '', fence: null, blankLines: 0}).text = `\n${line.rest}`;
-      return;
-    }
-    if (isLazy) return this.#addText(line.content, '\n');
-    if (isAll && depth === matched && tip.details.kind === 'table') return this.#addRow(line.content);
+    if (line.isBlank) return;
+    if (line.indent < 4 && this.#startLeaf(line.content, line.indent, depth, this.#paragraphOf(tip, isAll && !hasStarted))) return;
+    const isLazy = !hasStarted && tip.details.kind === 'paragraph';
+    if (isLazy) this.#addText(line.content, '\n');
+    else if (line.indent >= 4) this.#startIndented(line, depth);
+    else if (isAll && !hasStarted && tip.details.kind === 'table') this.#addRow(line.content);
+    else this.#startParagraph(line.content, depth);
+  }
+
+  /** Returns the block at the end if it is a paragraph that the line may go on with, as `isPossible` says. */
+  #paragraphOf(tip: Block, isPossible: boolean): Block | null {
+    return isPossible && tip.details.kind === 'paragraph' ? tip : null;
+  }
+
+  #startIndented(line: Line, depth: number): void {
     this.#closeTo(depth);
-    this.#startParagraph(line.content);
+    line.skipIndent(4);
+    this.#push({kind: 'code', language: '', fence: null, blankLines: 0}).text = `\n${line.rest}`;
   }
 
   /** Begins the container whose marker comes next; returns how many blocks are open then, 0 if there is none. */
@@ -336,7 +340,8 @@ export class BlockParser {
     this.#tip.children.push(row);
   }
 
-  #startParagraph(content: string): void {
+  #startParagraph(content: string, depth: number): void {
+    this.#closeTo(depth);
     this.#push({kind: 'paragraph', mathEnd: readOpenMath(content), isRest: false});
     this.#addText(content, '');
   }

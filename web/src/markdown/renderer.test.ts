@@ -8,6 +8,7 @@ describe('blocks', () => {
     ['headings', '# One\n## Two ##\nThree\n---', '<h3 class="level-1">One</h3><h4 class="level-2">Two</h4><h4 class="level-2">Three</h4>'],
     ['a rule', 'a\n\n***\nb', '<p>a</p><hr><p>b</p>'],
     ['a quote', '> a\nlazy\n> > b\n\nc', '<blockquote><p>a<br>lazy</p><blockquote><p>b</p></blockquote></blockquote><p>c</p>'],
+    ['an empty quote after a list', '- a\n> \nb', '<ul><li><p>a</p></li></ul><blockquote></blockquote><p>b</p>'],
     ['a tight list', '- a\n- b\n  - c\n', '<ul><li><p>a</p></li><li><p>b</p><ul><li><p>c</p></li></ul></li></ul>'],
     ['a loose list', '1. a\n\n2. b', '<ol class="loose"><li><p>a</p></li><li><p>b</p></li></ol>'],
     ['a list with a start', '7) a\n8) b', '<ol start="7"><li><p>a</p></li><li><p>b</p></li></ol>'],
