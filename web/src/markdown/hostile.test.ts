@@ -1,8 +1,55 @@
 import {describe, expect, it} from 'vitest';
-import {HOSTILE, HUGE} from './corpus';
 import {plainFormatter, type Formatter, type MathTree} from './formatter';
+import HOSTILE from './hostile-answers.json';
 import {PromptRenderer, render, stream} from './testing';
 import {typesetMath} from './typeset-math';
+
+/** Large answers that make a parser recurse, or take a time that grows faster than they do. */
+const HUGE: Readonly<Record<string, string>> = {
+  'quotes in quotes': `${'>'.repeat(10_000)} x\n`.repeat(10),
+  'opening brackets': '['.repeat(100_000),
+  'pairs of brackets': `${'['.repeat(20_000)}x${']'.repeat(20_000)}`,
+  'images without an end': '!['.repeat(50_000),
+  'links without an end': '[a]('.repeat(20_000),
+  'links with a title without an end': '[a](b "'.repeat(30_000),
+  'links in angle brackets': '[a](<b'.repeat(30_000),
+  'definitions': Array.from({length: 5000}, (_, index) => `[a${index}]: https://evil.test/${index}\n`).join(''),
+  'references': Array.from({length: 20_000}, (_, index) => `[a${index}]`).join(' '),
+  'lists in lists': Array.from({length: 2000}, (_, depth) => `${'  '.repeat(depth)}- x`).join('\n'),
+  'lists in one line': '- '.repeat(50_000),
+  'ordered lists in one line': '1. '.repeat(30_000),
+  'stars': '*'.repeat(100_000),
+  'openings': '*a '.repeat(50_000),
+  'openings of three kinds': '*a_b~~c '.repeat(20_000),
+  'closings': 'a* '.repeat(50_000),
+  'nested styles': `${'*a **a '.repeat(10_000)}${'a** a* '.repeat(10_000)}`,
+  'backticks of many lengths': Array.from({length: 500}, (_, length) => '`'.repeat(length + 1)).join(' '),
+  'one run of backticks': `a${'`'.repeat(100_000)}`,
+  'dollars': '$a '.repeat(50_000),
+  'formulas without an end': '\\('.repeat(50_000) + '\\['.repeat(50_000) + '$$x'.repeat(50_000),
+  'angle brackets': '<a:'.repeat(50_000),
+  'addresses': 'https://a.b/('.repeat(20_000),
+  'entities': '&#x'.repeat(50_000),
+  'backslashes': '\\'.repeat(100_000),
+  'bars': `${'|'.repeat(50_000)}\n${'|-'.repeat(25_000)}\n${'|'.repeat(50_000)}`,
+  'rows': `|a|b|\n|-|-|\n${'|x|\n'.repeat(6_000)}`,
+  'headings': '# a\n'.repeat(5_000),
+  'fences': '```\n'.repeat(4_000),
+  'rules': '***\n'.repeat(20_000),
+  'newlines': '\n'.repeat(500_000),
+  'spaces': ' '.repeat(500_000),
+  'tabs': '\t'.repeat(200_000),
+  'a line of a megabyte': 'x'.repeat(1_000_000),
+  'a line of words': 'word '.repeat(200_000),
+  'code of a megabyte': `\`\`\`js\n${'let x = 1; // x\n'.repeat(62_500)}\`\`\``,
+  'code in one line': `\`\`\`js\n${'x'.repeat(1_000_000)}\n\`\`\``,
+  'marks over one letter': `a${'\u0301'.repeat(200_000)}`,
+  'hidden characters': '\u200b'.repeat(200_000),
+  'isolates': '\u2067'.repeat(100_000),
+  'emoji': '😀'.repeat(100_000),
+  'joined emoji': '👩‍'.repeat(50_000),
+  'lone surrogates': '\ud83d'.repeat(100_000),
+};
 
 /** What an answer may consist of. */
 const TAGS = new Set([
