@@ -21,6 +21,9 @@ const STYLES: ReadonlySet<string> = new Set([
   'padding-left', 'padding-right', 'text-align',
 ]);
 
+/** Operators without a shape: the application of a function, a product, a separator, a sum (MathML Core, section 3.2.4). */
+const INVISIBLE_OPERATOR = /^[\u2061-\u2064]$/;
+
 /** Elements in elements; deeper ones are left out. */
 const MAX_DEPTH = 60;
 
@@ -29,7 +32,7 @@ export function buildMath(tree: MathTree): Node {
 }
 
 function build(tree: MathTree, depth: number): Node {
-  if (typeof tree === 'string') return document.createTextNode(visibleText(tree));
+  if (typeof tree === 'string') return document.createTextNode(INVISIBLE_OPERATOR.test(tree) ? tree : visibleText(tree));
   const made = TAGS.has(tree.tag) ? document.createElementNS(NAMESPACE, tree.tag) : document.createElementNS(NAMESPACE, 'mrow');
   for (const [name, value] of Object.entries(tree.attributes)) setAttribute(made, name, value);
   if (depth < MAX_DEPTH) for (const child of tree.children) made.append(build(child, depth + 1));
