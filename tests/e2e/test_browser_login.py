@@ -107,6 +107,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     pytest_twisted.blockon(defer.ensureDeferred(cluster.stop()))
 
 
+@ensureDeferred
+async def test_a_user_of_a_provider_pairs_a_desktop_with_the_plain_address(world: World) -> None:
+    """The provider authenticates the desktop, too, so the command has no secret."""
+    status, session = await world.renew(await world.sign_in())
+    assert status == 200
+    status, _, body = await world.cluster.request(
+        "POST", "/ctllm/session/pairing", None, session["token"]
+    )
+    pairing = json.loads(body)
+    assert (status, pairing["command"]) == (201, f"ctllm login {world.url}")
+    assert pairing["expires_in"] is None
+
+
 @pytest.fixture(autouse=True)
 def reset(world: World) -> None:
     """Let the provider behave again."""
