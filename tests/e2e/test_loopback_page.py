@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import BIN, ChildProcess, Cluster, wait_until
 from tests.e2e.oidc_provider import configure, start_provider
+from tests.e2e.test_access_control import read_rules
 from tests.fake_ollama import FakeOllama
 from tests.ports import free_port
 
@@ -175,6 +176,54 @@ async def test_nobody_without_the_session_gets_anything(desktop: LocalDesktop) -
 
 
 @ensureDeferred
+async def test_each_client_may_do_what_the_table_in_the_documentation_says(
+    desktop: LocalDesktop,
+) -> None:
+    rules = read_rules("Request to the desktop's endpoint")
+    assert len(rules) == 11 * 6
+    await desktop.start(listen="0.0.0.0")
+    session = {"Authorization": f"Bearer {await desktop.log_in()}"}
+    here, there = "127.0.0.1", await deferToThread(own_address)
+    clients: dict[str, tuple[str, list[dict[str, str]]]] = {
+        "none": (here, [{}, {"Cookie": "ctllm-session=x"}]),
+        "invalid": (here, [{"Authorization": "Bearer x"}, {"x-api-key": "y" * 43}]),
+        "session": (here, [session, {**session, "Origin": f"http://{here}:{desktop.port}"}]),
+        "other origin": (here, [
+            {**session, "Origin": "https://evil.example"},
+            {**session, "Sec-Fetch-Site": "cross-site"},
+        ]),
+        "other machine": (there, [session, {}, {**session, "Host": here}]),
+    }  # fmt: skip
+    bodies = {"autostart": {"enabled": False}, "preference": {"routing_policy": "auto"}}
+    for rule in rules:
+        if rule.credential == "other name":
+            continue  # not where the endpoint listens for other machines, which have names
+        host, variants = clients[rule.credential]
+        method, _, path = rule.request.partition(" ")
+        body = None if method == "GET" else bodies[path.rpartition("/")[2]]
+        for headers in variants:
+            status, answer = await deferToThread(
+                request_at, host, desktop.port, path, headers, "", method, body
+            )
+            outcome = "yes" if status < 400 else str(status)
+            assert outcome == rule.expected, (rule, headers, answer)
+
+
+@ensureDeferred
+async def test_other_names_get_what_the_table_in_the_documentation_says(
+    desktop: LocalDesktop,
+) -> None:
+    await desktop.start()
+    token = await desktop.log_in()
+    for rule in read_rules("Request to the desktop's endpoint"):
+        if rule.credential == "other name":
+            method, _, path = rule.request.partition(" ")
+            body: Any = None if method == "GET" else {}
+            status = await desktop.status(method, path, body, token=token, Host="evil.example")
+            assert str(status) == rule.expected, rule
+
+
+@ensureDeferred
 async def test_pages_of_other_origins_get_nothing_with_the_token_neither(
     desktop: LocalDesktop,
 ) -> None:
@@ -242,13 +291,22 @@ def own_address() -> str:
 
 
 def request_at(
-    host: str, port: int, path: str, headers: dict[str, str], token: str
+    host: str,
+    port: int,
+    path: str,
+    headers: dict[str, str],
+    token: str = "",
+    method: str = "GET",
+    body: Any = None,
 ) -> tuple[int, bytes]:
     import http.client
 
+    if token:
+        headers = {**headers, "Authorization": f"Bearer {token}"}
+    content = None if body is None else json.dumps(body).encode()
     connection = http.client.HTTPConnection(host, port, timeout=30)
     try:
-        connection.request("GET", path, None, {**headers, "Authorization": f"Bearer {token}"})
+        connection.request(method, path, content, {"Content-Type": "application/json", **headers})
         response = connection.getresponse()
         return response.status, response.read()
     finally:
