@@ -4,6 +4,7 @@ import {App} from './app/app';
 import {applyPreferences} from './settings/preferences';
 import {watchAnswers} from './chat/chat-store';
 import {watchConversations} from './storage/conversations';
+import {synchronisation} from './storage/synchronisation';
 import './styles/tokens.css';
 import './styles/base.css';
 
@@ -12,4 +13,5 @@ if (!root) throw new Error('The document has no element for the page.');
 await applyPreferences();
 watchConversations();
 watchAnswers();
+synchronisation.watch();
 render(<App />, root);

@@ -2,6 +2,7 @@
 import type {VNode} from 'preact';
 import {navigate, route} from '../app/router';
 import {t} from '../i18n/i18n';
+import {logOutWithCopy} from '../storage/browser-copy';
 import {Icon} from '../ui/icon';
 import {logOut} from './login-flow';
 import {user} from './session';
@@ -22,7 +23,7 @@ export function Account(): VNode | null {
         >
           <Icon name="settings" />{t('app.settings')}
         </button>
-        <button id="log-out" type="button" class="plain" onClick={() => void logOut()}>{t('app.logOut')}</button>
+        <button id="log-out" type="button" class="plain" onClick={() => void logOutWithCopy(logOut, () => !user.peek())}>{t('app.logOut')}</button>
       </div>
     </div>
   );
