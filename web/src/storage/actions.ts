@@ -11,6 +11,9 @@ import {UNDO_DELAY_MS} from './repository';
 /** What was deleted a moment ago, so that it can be undone; null if nothing was. */
 export const lastDeleted = signal<{readonly ids: readonly Id[]; readonly title: string} | null>(null);
 
+/** An import of a file of this size takes seconds. */
+const SLOW_SIZE = 2_000_000;
+
 let timer: ReturnType<typeof setTimeout> | undefined;
 
 export type FileFormat = 'json' | 'markdown';
@@ -67,6 +70,7 @@ export function chooseFiles(): void {
 export async function importFiles(files: readonly File[]): Promise<void> {
   const {importFile, ImportError} = await import('./import');
   for (const file of files) {
+    if (file.size > SLOW_SIZE) showToast(t('storage.importing', {file: file.name}));
     try {
       const {added, merged, rejected} = await importFile(file, conversations);
       const parts = [t('storage.imported', {file: file.name, added, merged}), ...(rejected > 0 ? [t('storage.rejected', {rejected})] : [])];

@@ -132,18 +132,20 @@ export class IndexedStore implements ConversationStore {
   async write(change: Change): Promise<Written | null> {
     return this.#run(CONTENT, 'readwrite', async stores => {
       const {id} = change.head;
-      const [deletion, summary, head, ...stored] = await Promise.all([
+      const [deletion, summary, head] = await Promise.all([
         resultOf<Deletion | undefined>(stores('deletions').get(id)),
         resultOf<SummaryRecord | undefined>(stores('summaries').get(id)),
         resultOf<ConversationHead | undefined>(stores('heads').get(id)),
-        ...change.messages.map(message => readMessage(stores, id, message.id)),
       ]);
+      // Nothing is to be merged with a conversation that is new, as many of an import are.
+      const stored = head ? await Promise.all(change.messages.map(message => readMessage(stores, id, message.id))) : [];
       if (deletion) return null;
       const fresh = change.messages.filter((message, index) => isFresh(stored[index] ?? null, message));
       const merged = head ? mergeHeads(head, change.head) : change.head;
       const changesBefore = summary?.changes ?? 0;
       if (summary && merged === head && fresh.length === 0) return {summary: asSummary(summary), changesBefore};
-      const added = fresh.filter(message => !stored.some(each => each?.id === message.id)).length;
+      const known = new Set(stored.map(each => each?.id));
+      const added = fresh.filter(message => !known.has(message.id)).length;
       const next = nextSummary(summary, merged, fresh, added);
       stores('summaries').put(next);
       stores('heads').put(merged);

@@ -28,6 +28,7 @@ export const storage = {
   'storage.exportAllJson': 'Alle als JSON exportieren',
   'storage.exportAllMarkdown': 'Alle als Markdown exportieren',
   'storage.import': 'Importieren…',
+  'storage.importing': '{file} wird importiert…',
   'storage.imported': 'Aus {file} importiert: {added} neu, {merged} mit Vorhandenem zusammengeführt.',
   'storage.rejected': '{rejected} konnten nicht gelesen werden: Sie sind beschädigt oder von einer neueren Version.',
   'storage.import.tooLarge': '{file} ist größer als 256 MB. Exportiere weniger Unterhaltungen auf einmal.',

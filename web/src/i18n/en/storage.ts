@@ -28,6 +28,7 @@ export const storage = {
   'storage.exportAllJson': 'Export all as JSON',
   'storage.exportAllMarkdown': 'Export all as Markdown',
   'storage.import': 'Import…',
+  'storage.importing': 'Importing {file}…',
   'storage.imported': 'Imported from {file}: {added} new, {merged} merged with what was here.',
   'storage.rejected': '{rejected} could not be read: they are damaged, or of a newer version.',
   'storage.import.tooLarge': '{file} is larger than 256 MB. Export fewer conversations at a time.',
