@@ -15,7 +15,7 @@ from pytest_twisted import ensureDeferred
 
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.cluster import Cluster
-from tests.e2e.page_checks import LAYOUTS, check_screen, log_in
+from tests.e2e.page_checks import LAYOUTS, check_screen, log_in, show_view
 
 ROW = ".conversation a"
 MINUTE_MS = 60_000
@@ -323,6 +323,7 @@ async def test_the_list_is_accessible(
 ) -> None:
     tab = await chromium.tab(color_scheme=scheme, viewport={"width": width, "height": 800})
     await log_in(tab, shared)
+    await show_view(tab, "models")
     if width < 768:
         await tab.use("#open-drawer", lambda it: it.click())
     many = [
