@@ -324,7 +324,7 @@ async def test_show_prints_the_address_without_a_browser(desktop: Desktop) -> No
 
 @ensureDeferred
 async def test_log_out_and_in_by_ipc(desktop: Desktop) -> None:
-    """While logged out, `status` exits with 4 and `show` with 1."""
+    """While logged out, `status` exits with 4, and `show` opens the page of this machine."""
 
     def call(command: Any, **arguments: Any) -> Any:
         with IpcClient(desktop.state_dir) as client:
@@ -340,8 +340,9 @@ async def test_log_out_and_in_by_ipc(desktop: Desktop) -> None:
     await wait_for_state("signed_out")
     code, output, _ = await desktop.run("status")
     assert code == 4 and "Not logged in" in output
-    code, _, errors = await desktop.run("show")
-    assert code == 1 and "not logged in" in errors
+    code, output, errors = await desktop.run("show")
+    assert code == 0 and output == "Opened in your browser. It is the page of this machine.\n"
+    assert not errors
     with pytest.raises(CtllmError, match="invite link"):
         await deferToThread(call, protocol.Login, link="https://example.org/")
     response = await deferToThread(

@@ -257,10 +257,18 @@ async def test_the_menu_lists_the_models_in_memory(desktop: Desktop) -> None:
 
 @ensureDeferred
 async def test_log_out_and_in_from_the_menu(desktop: Desktop) -> None:
-    """A dialog asks for a cloud or an invite; what is neither causes a notification."""
+    """A dialog asks for a cloud or an invite; what is neither causes a notification.
+
+    Without a login, the menu opens the page of this machine.
+    """
     await desktop.session.click("Log out")
     panel = await desktop.session.shows("Not logged in")
-    assert not entry(panel, "Show CloudToLocalLLM")["enabled"]
+    assert entry(panel, "Show CloudToLocalLLM")["enabled"]
+    page = desktop.cluster.directory / "file"
+    page.unlink(missing_ok=True)
+    await desktop.session.click("Show CloudToLocalLLM")
+    link = f"http://127.0.0.1:{desktop.local_port}/#invite="
+    await wait_until(lambda: page.exists() and link in page.read_text(), "the page")
     typed = desktop.cluster.directory / "typed"
     for entered, notified in (
         ("two words", "Not the address of a cloud"),
