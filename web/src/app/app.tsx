@@ -18,12 +18,11 @@ import {Lazy} from '../ui/lazy';
 import {Toasts} from '../ui/toast';
 import './layout.css';
 import {watchUpdates} from './page-update';
-import {restoreDraft} from './draft';
 import {navigate, route, type View} from './router';
 import {showsShortcuts, watchShortcuts} from './shortcuts';
 import {openDrawer, Sidebar} from './sidebar';
 import {UpdateBanner} from './update-banner';
-import {watchTitle} from './title';
+import {viewTitle, watchTitle} from './title';
 import {watchViewFocus} from './view-focus';
 import {isNarrow} from './viewport';
 
@@ -35,17 +34,12 @@ const LATE: Readonly<Record<LateView, () => Promise<{readonly default: Component
   privacy: () => import('../settings/privacy-view'),
   models: () => import('../models/models-view'),
   status: () => import('../status/status-view'),
+  setup: () => import('../onboarding/setup-view'),
 };
 /** These say nothing about a person. */
 const FOR_EVERYBODY: readonly View[] = ['privacy', 'status'];
 
 const loadShortcuts = (): Promise<{readonly default: ComponentType}> => import('./shortcuts-dialog');
-
-/** Puts back what was being written before a reload. */
-function Draft(): null {
-  useEffect(restoreDraft, []);
-  return null;
-}
 
 function CurrentView(): VNode | null {
   const {view} = route.value;
@@ -54,7 +48,7 @@ function CurrentView(): VNode | null {
   if (person === null && !FOR_EVERYBODY.includes(view)) return <LoggedOut />;
   if (view !== 'chat') return <Lazy key={view} load={LATE[view]} />;
   // What somebody has begun is not for the next person.
-  return <div class="chat-area" key={person?.id}><Welcome><ChatView /><Draft /></Welcome></div>;
+  return <div class="chat-area" key={person?.id}><Welcome><h1 class="visually-hidden">{viewTitle.value || t('app.newChat')}</h1><ChatView /></Welcome></div>;
 }
 
 /** On narrow screens, where the sidebar is a drawer. */

@@ -1,7 +1,7 @@
 /** The view that the fragment of the URL names: `#view=settings`, `#view=chat&id=…`. */
 import {computed, signal} from '@preact/signals';
 
-const VIEWS = ['chat', 'settings', 'models', 'status', 'privacy'] as const;
+const VIEWS = ['chat', 'settings', 'models', 'status', 'privacy', 'setup'] as const;
 export type View = (typeof VIEWS)[number];
 
 export interface Route {

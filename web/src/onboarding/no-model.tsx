@@ -1,6 +1,7 @@
 /** Offers to pull a first model, of one of three sizes. */
 import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
+import {useEffect} from 'preact/hooks';
 import {t, type TextKey} from '../i18n/i18n';
 import {estimateSecondsLeft, measure} from '../models/pull-progress';
 import {cancelPull, pulls, startPull, type Pull} from '../models/pull-store';
@@ -29,13 +30,20 @@ const CHOICES: readonly Choice[] = [
 export function NoModel(): VNode | null {
   const desktop = bestDesktop.value;
   if (!desktop) return null;
-  const pull = pulls.value.find(each => each.desktop === desktop.id && each.state !== 'cancelled');
   return (
     <Screen id="no-model" title={t('onboarding.model.title', {name: desktop.name})}>
       <p>{t('onboarding.model.what')}</p>
-      {pull && pull.state !== 'failed' ? <PullInProgress pull={pull} /> : <Choose desktop={desktop.id} error={pull ? pull.error : ''} />}
+      <FirstModel />
     </Screen>
   );
+}
+
+/** The choice of a model, or how far it is pulled. */
+export function FirstModel(): VNode | null {
+  const desktop = bestDesktop.value;
+  if (!desktop) return null;
+  const pull = pulls.value.find(each => each.desktop === desktop.id && each.state !== 'cancelled');
+  return pull && pull.state !== 'failed' ? <PullInProgress pull={pull} /> : <Choose desktop={desktop.id} error={pull ? pull.error : ''} />;
 }
 
 function Choose({desktop, error}: {readonly desktop: string; readonly error: string}): VNode {
@@ -66,7 +74,7 @@ function Choose({desktop, error}: {readonly desktop: string; readonly error: str
 function PullInProgress({pull}: {readonly pull: Pull}): VNode {
   const {total, completed} = measure(pull.progress);
   const left = estimateSecondsLeft(pull.progress, Date.now());
-  if (pull.state === 'complete') void refreshStatus();
+  useEffect(() => { if (pull.state === 'complete') void refreshStatus(); }, [pull.state]);
   return (
     <div class="stack">
       <Progress label={t('onboarding.model.pulling', {model: pull.model})} value={total ? completed / total : null} />

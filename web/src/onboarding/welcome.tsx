@@ -4,10 +4,12 @@ import type {ComponentChildren, VNode} from 'preact';
 import {useEffect} from 'preact/hooks';
 import {route} from '../app/router';
 import {t, type TextKey} from '../i18n/i18n';
+import {isConfirmed} from '../session/session';
 import {bestDesktop, desktops, isOnDesktop, isOnline, problem, proxy, reachability} from '../status/status-store';
 import {Lazy} from '../ui/lazy';
 import {hasDraft} from '../ui/reload-once';
 import './onboarding.css';
+import {isSetupDone} from './setup-store';
 import {fillsTheScreen, findMissing, type Missing} from './missing';
 
 export const missing = computed(() => findMissing({
@@ -33,16 +35,18 @@ const SENTENCES: Readonly<Record<Exclude<Missing, 'nothing' | 'unknown'>, TextKe
 };
 
 const loadScreens = () => import('./screens');
+const loadSetup = () => import('./setup-view');
 const loadDemo = () => import('./demo-help');
 
 /** Shows `children`, the chat, unless something is missing and there is nothing to read. What somebody wrote stays. */
 export function Welcome({children}: {readonly children: ComponentChildren}): VNode {
   const shown = useSettled();
   const isNew = route.value.id === '';
-  const isScreen = fillsTheScreen(shown) && isNew && !hasDraft();
+  const isFirstRun = isOnDesktop.value && !isSetupDone.value && isConfirmed.value && missing.value !== 'server';
+  const isScreen = (isFirstRun || fillsTheScreen(shown)) && isNew && !hasDraft();
   return (
     <>
-      {isScreen ? <Lazy load={loadScreens} /> : <Banner missing={shown} />}
+      {isScreen ? <Lazy key={String(isFirstRun)} load={isFirstRun ? loadSetup : loadScreens} /> : <Banner missing={shown} />}
       <div class="chat-slot" hidden={isScreen}>{children}</div>
     </>
   );
@@ -71,7 +75,7 @@ function Banner({missing: what}: {readonly missing: Missing}): VNode | null {
   const text = t(SENTENCES[what], {name: bestDesktop.value?.name ?? ''});
   if (what !== 'demo') return <p class="banner" role="status">{text}</p>;
   return (
-    <details id="demo" class="banner demo">
+    <details id="demo-help" class="banner demo">
       <summary>{text}</summary>
       <Lazy load={loadDemo} />
     </details>

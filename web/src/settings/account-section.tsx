@@ -29,7 +29,7 @@ export function AccountSection(): VNode | null {
     <Section
       id="settings-account"
       title={t('settings.account')}
-      actions={<Button icon="shield" kind="plain" onClick={() => navigate('privacy')}>{t('settings.privacy')}</Button>}
+      actions={<>{isOnDesktop.value && <Button id="open-setup" kind="plain" onClick={() => navigate('setup')}>{t('onboarding.setup.open')}</Button>}<Button icon="shield" kind="plain" onClick={() => navigate('privacy')}>{t('settings.privacy')}</Button></>}
     >
       <Facts
         facts={[

@@ -29,4 +29,5 @@ export const app = {
   'app.notLoaded': 'Ein Teil der Seite konnte nicht geladen werden. Lade die Seite neu, um es ohne Netz oder nach einem Update von ctllm noch einmal zu versuchen.',
   'app.reload': 'Neu laden',
   'app.update': 'Eine neue Version dieser Seite ist da.',
+  'app.setup': 'Einrichten',
 } as const;

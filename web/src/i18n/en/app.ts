@@ -29,4 +29,5 @@ export const app = {
   'app.notLoaded': 'A part of the page could not be loaded. Without a network, or after an update of ctllm, reload the page to try again.',
   'app.reload': 'Reload',
   'app.update': 'A new version of this page is ready.',
+  'app.setup': 'Set up',
 } as const;

@@ -1,5 +1,5 @@
 import {expect, it} from 'vitest';
-import {formatTitle} from './title';
+import {formatTitle} from './format-title';
 
 it.each([
   ['ctllm', '', false],
