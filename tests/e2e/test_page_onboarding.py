@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.chromium import Chromium, Tab
-from tests.e2e.cluster import Cluster, blocking_request, wait_until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import free_port
 
 DESKTOP = {
@@ -167,7 +168,8 @@ async def start_local_desktop(cluster: Cluster, *options: str) -> int:
 
     async def is_listening() -> bool:
         with contextlib.suppress(OSError):
-            return (await deferToThread(blocking_request, port, "GET", "/health"))[0] == 200
+            await deferToThread(lambda: socket.create_connection(("127.0.0.1", port)).close())
+            return True
         return False
 
     await wait_until(is_listening, "the desktop to listen")
@@ -212,7 +214,8 @@ async def test_the_first_run_leads_through_four_steps(shared: Cluster, chromium:
             begun.append(request.post_data_json)
             url = "https://login.example/device"
             known["login"] = {
-                "state": "code", "url": url, "user_code": "ABCD-EFGH", "message": "", "providers": [],
+                "state": "code", "url": url, "user_code": "ABCD-EFGH", "message": "",
+                "providers": [],
             }  # fmt: skip
             route.fulfill(status=202, json=known["login"])
         elif path == "/ctllm/desktop/setup/autostart":
