@@ -211,7 +211,7 @@ async def test_the_first_run_leads_through_four_steps(shared: Cluster, chromium:
         elif path == "/ctllm/desktops":
             route.fulfill(json={"desktops": [{**DESKTOP, "ollama": known["ollama"]["state"]}]})
         elif path == "/ctllm/desktop/setup/login" and request.method == "POST":
-            begun.append(request.post_data_json)
+            begun.append(json.loads(request.post_data or "null"))
             url = "https://login.example/device"
             known["login"] = {
                 "state": "code", "url": url, "user_code": "ABCD-EFGH", "message": "",
@@ -219,7 +219,7 @@ async def test_the_first_run_leads_through_four_steps(shared: Cluster, chromium:
             }  # fmt: skip
             route.fulfill(status=202, json=known["login"])
         elif path == "/ctllm/desktop/setup/autostart":
-            known["tray"]["autostart"] = request.post_data_json["enabled"]
+            known["tray"]["autostart"] = json.loads(request.post_data or "{}")["enabled"]
             route.fulfill(json=known["tray"])
         elif path == "/ctllm/desktop/setup":
             route.fulfill(json=known)
