@@ -10,6 +10,7 @@ import {IconButton} from '../ui/button';
 import {View} from '../ui/view';
 import {AccountSection} from './account-section';
 import {createdKey} from './api-keys';
+import {ConversationsSection} from './conversations-section';
 import {GeneralSection} from './general-section';
 import {KeysSection} from './keys-section';
 import {MachinesSection} from './machines-section';
@@ -29,6 +30,7 @@ export default function SettingsView(): VNode {
   const links: readonly SectionLink[] = [
     {id: 'settings-account', title: 'settings.account', isShown: isLoggedIn.value},
     {id: 'settings-general', title: 'settings.general', isShown: true},
+    {id: 'settings-conversations', title: 'settings.conversations', isShown: isLoggedIn.value},
     {id: 'settings-keys', title: 'settings.keys', isShown: isLoggedIn.value},
     {id: 'settings-programs', title: 'settings.programs', isShown: isLoggedIn.value},
     {id: 'settings-machines', title: 'settings.machinesShort', isShown: hasMachines},
@@ -42,7 +44,7 @@ export default function SettingsView(): VNode {
       </nav>
       {isLoggedIn.value && <AccountSection />}
       <GeneralSection />
-      {isLoggedIn.value && <><KeysSection /><ProgramsSection /></>}
+      {isLoggedIn.value && <><ConversationsSection /><KeysSection /><ProgramsSection /></>}
       {hasMachines && <MachinesSection />}
     </View>
   );
