@@ -21,12 +21,13 @@ export function DesktopModelsSection({desktop, filter}: DesktopModelsSectionProp
   const {id, name, ollama} = desktop;
   const known = modelsByDesktop.value.get(id);
   const shown = (known?.models ?? []).filter(model => model.name.toLowerCase().includes(filter));
+  const remark = describeList(desktop, filter, known !== undefined, shown.length);
   return (
     <Section
       title={name}
       actions={ollama !== 'down' && <IconButton icon="retry" label={t('models.refresh')} onClick={() => void refreshModels(id)} />}
     >
-      <p class="soft">{describeList(desktop, filter, known !== undefined, shown.length)}</p>
+      {remark && <p class="soft">{remark}</p>}
       {known?.error && <p class="error">{known.error}</p>}
       <ul class="cards">
         {shown.map(model => (
@@ -57,8 +58,7 @@ function ModelCard({desktop, model, loaded}: ModelCardProperties): VNode {
   return (
     <li class="card model">
       <div class="card-title">
-        <span>{name}</span>
-        {loaded && <span class="tag">{t('models.inMemory')}</span>}
+        <span class="card-name"><span>{name}</span>{loaded && <span class="tag">{t('models.inMemory')}</span>}</span>
         <span class="card-actions">
           <ModelMenu
             desktop={desktop}

@@ -5,6 +5,7 @@ import {desktops} from '../status/status-store';
 import {IconButton} from '../ui/button';
 import {formatBytes, formatDuration} from '../ui/format';
 import {Progress} from '../ui/progress';
+import {useNow} from '../ui/use-now';
 import './models.css';
 import {estimateSecondsLeft, measure, measureSpeed} from './pull-progress';
 import {cancelPull, dismissPull, startPull, type Pull} from './pull-store';
@@ -13,12 +14,13 @@ export function PullRow({pull}: {readonly pull: Pull}): VNode {
   const {id, model, desktop, state} = pull;
   const {total, completed} = measure(pull.progress);
   const isRunning = state === 'running';
+  const now = useNow(isRunning ? 1_000 : null);
   const machine = desktops.value?.find(each => each.id === desktop)?.name;
   const title = machine ? t('models.pullOn', {name: model, desktop: machine}) : model;
   return (
     <li class="card pull" data-pull={state}>
       <div class="card-title">
-        <span>{title}</span>
+        <span class="card-name"><span>{title}</span></span>
         <span class="card-actions">
           {isRunning && <IconButton icon="stop" label={t('models.cancelPull', {name: model})} onClick={() => cancelPull(id)} />}
           {(state === 'failed' || state === 'cancelled') && (
@@ -28,7 +30,7 @@ export function PullRow({pull}: {readonly pull: Pull}): VNode {
         </span>
       </div>
       {isRunning && <Progress label={title} value={total > 0 ? completed / total : null} />}
-      <p class={state === 'failed' ? 'error' : 'soft'} {...(isRunning ? {} : {role: 'status'})}>{describePull(pull, Date.now())}</p>
+      <p class={state === 'failed' ? 'error' : 'soft'} {...(isRunning ? {} : {role: 'status'})}>{describePull(pull, now)}</p>
     </li>
   );
 }

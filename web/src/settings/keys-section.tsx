@@ -48,7 +48,7 @@ function KeyCard({apiKey}: {readonly apiKey: ApiKey}): VNode {
   return (
     <li class="card api-key">
       <div class="card-title">
-        <span>{name}</span>
+        <span class="card-name"><span>{name}</span></span>
         <span class="card-actions"><Button label={t('settings.revokeName', {name})} onClick={() => void revoke()}>{t('settings.revoke')}</Button></span>
       </div>
       <p class="soft key-details">{describeKey(apiKey, Date.now())}</p>

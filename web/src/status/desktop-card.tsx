@@ -22,9 +22,11 @@ export function DesktopCard({desktop, isBest}: DesktopCardProperties): VNode {
   return (
     <li class="card">
       <div class="card-title">
-        <span>{name}</span>
-        <span class={`tag ${TAG[ollama]}`}>{t(OLLAMA[ollama])}</span>
-        {isBest && <span class="soft">{t('status.best')}</span>}
+        <span class="card-name">
+          <span>{name}</span>
+          <span class={`tag ${TAG[ollama]}`}>{t(OLLAMA[ollama])}</span>
+          {isBest && <span class="soft">{t('status.best')}</span>}
+        </span>
         <span class="card-actions"><Button icon="model" onClick={() => navigate('models')}>{t('status.showModels')}</Button></span>
       </div>
       <Facts
