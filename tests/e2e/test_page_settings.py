@@ -23,6 +23,10 @@ async def prefer(tab: Tab, name: str, value: str) -> None:
     await tab.use(f"[data-preference={name}]", lambda select: select.select_option(value))
 
 
+async def choose_program(tab: Tab, name: str) -> None:
+    await tab.use("#program", lambda select: select.select_option(name))
+
+
 @ensureDeferred
 async def test_settings_open_from_a_link_and_from_the_page(shared: Cluster, tab: Tab) -> None:
     """Closing them returns to the chat."""
@@ -71,11 +75,7 @@ async def test_preferences_apply_at_once_and_before_the_first_paint(
 async def test_a_preference_that_is_damaged_is_ignored(shared: Cluster, tab: Tab) -> None:
     await show_settings(tab, shared)
     for stored in ("{", "null", '{"theme": {"toString": 1}, "language": "../x"}'):
-        await tab.do(
-            lambda page, stored=stored: page.evaluate(
-                "stored => localStorage.setItem('ctllm.preferences', stored)", stored
-            )
-        )
+        await tab.find(f"localStorage.setItem('ctllm.preferences', {json.dumps(stored)})")
         await tab.do(lambda page: page.reload())
         await tab.sees("#settings h1", "Settings")
     await tab.find("localStorage.removeItem('ctllm.preferences')")
@@ -150,10 +150,10 @@ async def test_each_program_has_lines_with_the_address_of_this_cloud(
     programs = await tab.find("[...document.querySelectorAll('#program option')].map(o => o.value)")
     assert len(programs) > 20
     for program in programs:
-        await tab.use("#program", lambda box, program=program: box.select_option(program))
+        await choose_program(tab, program)
         text = await tab.do(lambda page: page.locator("#settings-programs").inner_text())
         assert shared.url in text or "cannot use the cloud directly" in text, program
-    await tab.use("#program", lambda box: box.select_option("openai"))
+    await choose_program(tab, "openai")
     await tab.use("#steps .copy", lambda button: button.click())
     await tab.sees("#steps .copy", "Copied")
     copied = await tab.find("navigator.clipboard.readText()")
