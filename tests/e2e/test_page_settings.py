@@ -12,6 +12,8 @@ from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.cluster import Cluster
 from tests.e2e.page_checks import LAYOUTS, check_screen, log_in, show_view
 
+EDITOR, NARROW = (f".api-key:has-text('{name}')" for name in ("editor", "narrow"))
+
 
 async def show_settings(tab: Tab, cluster: Cluster) -> None:
     await log_in(tab, cluster)
@@ -91,8 +93,8 @@ async def test_an_api_key_is_created_shown_once_and_revoked(shared: Cluster, tab
     await tab.sees("#created-key", "it is shown this once")
     key = await tab.do(lambda page: page.locator("#created-key pre").inner_text())
     await tab.click("Done")
-    await tab.sees(".api-key", "editor")
-    await tab.sees(".api-key", "may use models · does not expire")
+    await tab.sees(EDITOR, "editor")
+    await tab.sees(EDITOR, "may use models · does not expire")
     await tab.sees("#steps", f"export OLLAMA_API_KEY={key}")
     await tab.sees("#steps", shared.url)
     status, _, _ = await shared.request("GET", "/api/tags", token=key)
@@ -100,13 +102,13 @@ async def test_an_api_key_is_created_shown_once_and_revoked(shared: Cluster, tab
     await show_view(tab, "status")
     await tab.sees("#status-view", "Connection")
     await show_view(tab, "settings")
-    await tab.sees(".api-key", "last used")
+    await tab.sees(EDITOR, "last used")
     await tab.sees("#steps", "YOUR-KEY")
     assert key not in await tab.find("document.documentElement.outerHTML")
     await tab.click("Revoke editor")
     await tab.sees("#confirmation", "Revoke the key “editor”?")
     await tab.use("#confirmation .danger", lambda button: button.click())
-    await tab.misses(".api-key")
+    await tab.misses(EDITOR)
     status, _, _ = await shared.request("GET", "/api/tags", token=key)
     assert status == 401
 
@@ -119,13 +121,15 @@ async def test_an_api_key_may_be_limited(shared: Cluster, tab: Tab) -> None:
     await tab.click("New API key")
     await tab.use("#key-form input[name=name]", lambda box: box.fill("narrow"))
     await tab.do(lambda page: page.get_by_label("only these").check())
-    await tab.do(lambda page: page.get_by_label(model).check())
+    await tab.click("Create")
+    await tab.sees("#key-form [role=alert]", "Choose at least one model.")
+    await tab.do(lambda page: page.get_by_role("checkbox", name=model).check())
     await tab.use("#key-form select[name=lifetime]", lambda box: box.select_option("week"))
     await tab.use("#key-form input[name=rate]", lambda box: box.fill("30"))
     await tab.click("Create")
     key = await tab.do(lambda page: page.locator("#created-key pre").inner_text())
     await tab.click("Done")
-    await tab.sees(".api-key", f"only {model} · 30 requests a minute · expires in ")
+    await tab.sees(NARROW, f"only {model} · 30 requests a minute · expires in ")
     for name, expected in ((model, 200), (other, 403)):
         status, _, _ = await shared.request("POST", "/api/show", {"model": name}, token=key)
         assert status == expected, name
@@ -137,7 +141,7 @@ async def test_an_api_key_may_be_limited(shared: Cluster, tab: Tab) -> None:
     await tab.misses("#key-form")
     await tab.click("Revoke narrow")
     await tab.use("#confirmation .danger", lambda button: button.click())
-    await tab.misses(".api-key")
+    await tab.misses(NARROW)
 
 
 @ensureDeferred

@@ -17,6 +17,10 @@ export interface ApiKey {
   readonly last_address?: string | null;
   /** The id of the desktop that keeps it. */
   readonly desktop?: string | null;
+  /** Whether its desktop has stored it; a key that it did not store in time has failed. */
+  readonly state?: 'pending' | 'confirmed' | 'failed';
+  /** Why it has failed. */
+  readonly message?: string | null;
 }
 
 export interface NewKey {

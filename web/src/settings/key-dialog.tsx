@@ -51,10 +51,13 @@ function FormDialog({onCreated, onClose}: FormDialogProperties): VNode {
   const desktop = useSignal(bestDesktop.value?.id ?? '');
   const isRestricted = useSignal(false);
   const submit = async (form: HTMLFormElement): Promise<void> => {
+    const options = readForm(new FormData(form), desktop.value);
+    // Without models a key may use all of them.
+    error.value = isRestricted.value && options.models.length === 0 ? t('settings.keyChooseModels') : '';
+    if (error.value) return;
     isBusy.value = true;
-    error.value = '';
     try {
-      const key = await createApiKey(readForm(new FormData(form), desktop.value));
+      const key = await createApiKey(options);
       onCreated(key);
       await readApiKeys();
     } catch (reason) {

@@ -1,6 +1,7 @@
 /** The API keys: a list, and a button that makes one. */
 import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
+import {useEffect} from 'preact/hooks';
 import {RequestError} from '../api/http';
 import {plural, t} from '../i18n/i18n';
 import {desktops} from '../status/status-store';
@@ -14,10 +15,23 @@ import {apiKeys, readApiKeys, revokeApiKey, type ApiKey} from './api-keys';
 import {KeyDialog} from './key-dialog';
 import {describeUse} from './last-use';
 
+/** How often to look whether its desktop has stored a new key. */
+const PENDING_POLL_MS = 5_000;
+
 export function KeysSection(): VNode {
   const isCreating = useSignal(false);
   const error = useLoad(readApiKeys);
   const keys = apiKeys.value;
+  const isWaiting = keys?.some(({state}) => state === 'pending') ?? false;
+  useEffect(() => {
+    if (!isWaiting) return;
+    const controller = new AbortController();
+    const timer = setInterval(() => void readApiKeys(controller.signal).catch(() => {}), PENDING_POLL_MS); // the next time
+    return () => {
+      clearInterval(timer);
+      controller.abort();
+    };
+  }, [isWaiting]);
   return (
     <Section
       id="settings-keys"
@@ -34,7 +48,7 @@ export function KeysSection(): VNode {
 }
 
 function KeyCard({apiKey}: {readonly apiKey: ApiKey}): VNode {
-  const {id, name} = apiKey;
+  const {id, name, state, message} = apiKey;
   const revoke = async (): Promise<void> => {
     const question = {title: t('settings.revokeTitle', {name}), text: t('settings.revokeText'), action: t('settings.revoke'), isDangerous: true};
     if (!(await askToConfirm(question))) return;
@@ -48,9 +62,14 @@ function KeyCard({apiKey}: {readonly apiKey: ApiKey}): VNode {
   return (
     <li class="card api-key">
       <div class="card-title">
-        <span class="card-name"><span>{name}</span></span>
+        <span class="card-name">
+          <span>{name}</span>
+          {state === 'pending' && <span class="tag wait">{t('settings.keyPending')}</span>}
+          {state === 'failed' && <span class="tag off">{t('settings.keyFailed')}</span>}
+        </span>
         <span class="card-actions"><Button label={t('settings.revokeName', {name})} onClick={() => void revoke()}>{t('settings.revoke')}</Button></span>
       </div>
+      {message && <p class="error">{message}</p>}
       <p class="soft key-details">{describeKey(apiKey, Date.now())}</p>
     </li>
   );
