@@ -23,7 +23,10 @@ MIN_LIFETIME, MAX_LIFETIME = 60, 100 * 365 * 86400
 
 
 class CreateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The request for a key. Without `models` it may use all. Numbers are whole."""
+    """The request for a key. Without `models` it may use all. Numbers are whole.
+
+    The scope `use` is always included.
+    """
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_NAME)]
     scopes: Annotated[list[Literal["use", "manage"]], Meta(min_length=1, max_length=2)]
@@ -35,15 +38,18 @@ class CreateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     desktop: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse other names, and a key that may manage models without using them."""
+        """Refuse other names."""
         check_key_name(self.name)
-        if "use" not in self.scopes:
-            raise ValueError("every key has the scope use")
 
     @property
     def scope(self) -> KeyScope:
         """The scope in the record of the key."""
         return "manage" if "manage" in self.scopes else "use"
+
+    @property
+    def rate(self) -> int:
+        """The requests a minute in the record of the key."""
+        return int(self.requests_per_minute or 0)
 
     def expiry(self, now: float) -> int | None:
         """Return when the key expires, in epoch seconds, as `now` is; None: never."""
@@ -51,9 +57,7 @@ class CreateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def record(self, key: str, now: float) -> NamedKeyRecord:
         """Return the record of `key`; `now` is in epoch seconds."""
-        record = record_key(
-            key, self.scope, self.expiry(now), self.models, int(self.requests_per_minute)
-        )
+        record = record_key(key, self.scope, self.expiry(now), self.models, self.rate)
         return NamedKeyRecord(**msgspec.structs.asdict(record), name=self.name)
 
 

@@ -217,7 +217,7 @@ class CloudApplication(MultiService):
         connected_desktops = ConnectedDesktops(self.proxies, assertion_signer, proxy_id_of, reactor)
         key_api = KeyApi(
             api_key_leases,
-            connected_desktops.ranked_ids,
+            connected_desktops,
             audit,
             rules.check_active,
             now,

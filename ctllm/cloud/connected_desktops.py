@@ -7,12 +7,12 @@ from typing import Literal
 
 import msgspec
 
-from ctllm.auth.session_assertions import USE
+from ctllm.auth.session_assertions import CONVERSATIONS, MANAGE, USE
 from ctllm.cloud.identity import AccessGrant, AssertionSigner
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.http.client.fetch import fetch
-from ctllm.http.header_policy import ASSERTION
+from ctllm.http.header_policy import ASSERTION, DESKTOP
 from ctllm.http.message.head import RequestHead
 from ctllm.reactor.interfaces import Clock
 
@@ -66,6 +66,21 @@ class ConnectedDesktops:
                 f"Your streaming proxy responded with the unexpected status {status}."
             )
         return body
+
+    async def hasten_lease(self, grant: AccessGrant, desktop_id: str) -> None:
+        """Have a desktop renew the lease of its API keys now, if it can be reached.
+
+        That tells it nothing: what has changed is in the response to the lease. Raises CtllmError.
+        """
+        proxy_id = self._proxy_id_of(grant)
+        if self._proxies.status(proxy_id).state != "running":
+            return
+        connections = await self._proxies.ensure_running(proxy_id, is_new_request=False)
+        scopes = frozenset((USE, MANAGE, CONVERSATIONS))
+        assertion = self._assertion_signer.sign(proxy_id, scopes).encode()
+        headers = ((ASSERTION, assertion), (DESKTOP, desktop_id.encode()))
+        head = RequestHead(b"POST", b"/ctllm/desktop/lease", (*headers, (b"Content-Length", b"0")))
+        await fetch(connections, head, self._clock, DESKTOPS_TIMEOUT, MAX_DESKTOPS_RESPONSE)
 
     async def ranked_ids(self, grant: AccessGrant) -> list[str]:
         """Return the ids of the desktops in the order in which the proxy would select them.

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ctllm.auth.api_keys import generate_key
 from ctllm.auth.key_requests import CreateKey, describe_key
@@ -33,24 +38,36 @@ Authenticate = Callable[[], Awaitable[AccessGrant]]
 Handler = Callable[[ServerRequest, Authenticate, tuple[str, ...]], Awaitable[None]]
 
 
+class Desktops(Protocol):
+    """The desktops of users. Implemented by ConnectedDesktops."""
+
+    async def ranked_ids(self, grant: AccessGrant) -> list[str]:
+        """Return the ids of a user's desktops, the best first; raises CtllmError."""
+
+    async def hasten_lease(self, grant: AccessGrant, desktop_id: str) -> None:
+        """Have a desktop renew its lease now; raises CtllmError."""
+
+
 class KeyApi:
     """The handlers of `/ctllm/keys` and the paths below it.
 
-    `ranked_desktops` returns the ids of a user's desktops, the best first. `check_active` raises
-    Unauthorized for a grant that is no longer active. `now` returns epoch seconds.
+    `check_active` raises Unauthorized for a grant that is no longer active. `now` returns epoch
+    seconds.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
         leases: ApiKeyLeases,
-        ranked_desktops: Callable[[AccessGrant], Awaitable[list[str]]],
+        desktops: Desktops,
         audit: AuditLog,
         check_active: Callable[[AccessGrant], None],
         now: Callable[[], float],
         clock: Clock,
     ) -> None:
         self._leases = leases
-        self._ranked_desktops = ranked_desktops
+        self._desktops = desktops
         self._audit = audit
         self._check_active = check_active
         self._now = now
@@ -81,6 +98,7 @@ class KeyApi:
         record = wanted.record(key, self._now())
         self._leases.create(grant, desktop_id, record)
         self._record("key.created", request, grant, record.id)
+        self._hasten(grant, desktop_id)
         request.respond(201, {"id": record.id, "key": key, "desktop": desktop_id})
 
     async def _choose_desktop(self, grant: AccessGrant) -> str:
@@ -98,7 +116,7 @@ class KeyApi:
 
     async def _rank(self, grant: AccessGrant) -> list[str]:
         try:
-            return await self._ranked_desktops(grant)
+            return await self._desktops.ranked_ids(grant)
         except CtllmError:
             return []  # without the proxy, the desktop that renewed its lease last is taken
 
@@ -106,9 +124,19 @@ class KeyApi:
         self, request: ServerRequest, authenticate: Authenticate, groups: tuple[str, ...]
     ) -> None:
         grant = await _authenticate_person(authenticate)
-        self._leases.revoke(grant, groups[0])
+        desktop_id = self._leases.revoke(grant, groups[0])
         self._record("key.revoked", request, grant, groups[0])
+        self._hasten(grant, desktop_id)
         request.respond(204)
+
+    def _hasten(self, grant: AccessGrant, desktop_id: str) -> None:
+        """Have the desktop renew its lease; if that fails, it does so by itself."""
+        hastening = Deferred.fromCoroutine(self._desktops.hasten_lease(grant, desktop_id))
+        hastening.addErrback(self._not_hastened)
+
+    def _not_hastened(self, reason: Failure) -> None:
+        if not isinstance(reason.value, CtllmError):
+            self._log.failure("Cannot have a desktop renew its lease", reason)
 
     def _record(
         self, event: IdentityEvent, request: ServerRequest, grant: AccessGrant, id: str

@@ -25,6 +25,10 @@ from ctllm.auth.api_keys import (
 )
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.desktop.credential_file import CredentialFile, Credentials, Login, name_key
+from ctllm.desktop.resources.json_exchange import JsonExchange, Response
+from ctllm.errors import MethodNotAllowed
+from ctllm.http.interfaces import RequestSink, ResponseSink
+from ctllm.http.message.head import RequestHead
 
 _TOO_MANY = f"This desktop has {MAX_KEYS} API keys, and stores no more. Revoke one first."
 _OLDER = "This desktop runs a version of ctllm that does not know this kind of API key. Upgrade it."
@@ -133,3 +137,24 @@ def _free_name(name: str, used: set[str]) -> str:
         number += 1
         free = f"{name}-{number}"
     return free
+
+
+class LeaseResource:
+    """The resource `lease`: the cloud has changes of API keys. An `Upstream`.
+
+    `renew` renews the lease soon. The request says nothing else, so that a streaming proxy can do
+    no more with it than hasten a request that the desktop makes anyway.
+    """
+
+    def __init__(self, renew: Callable[[], None]) -> None:
+        self._renew = renew
+
+    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
+        """Start a request; raises MethodNotAllowed."""
+        if head.method != b"POST":
+            raise MethodNotAllowed("A lease is renewed with POST.", allow="POST")
+        return JsonExchange(sink, 0, self._handle)
+
+    async def _handle(self, _: bytes) -> Response:
+        self._renew()
+        return Response(204)

@@ -57,7 +57,7 @@ from ctllm.desktop.oauth.provider import Provider
 from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.provider_login import LoginPrompt, ProviderLogin
-from ctllm.desktop.remote_keys import RemoteKeys
+from ctllm.desktop.remote_keys import LeaseResource, RemoteKeys
 from ctllm.desktop.resources.generations.registry import GenerationLimits, GenerationRegistry
 from ctllm.desktop.resources.generations.resource import GenerationsResource
 from ctllm.desktop.resources.preference import PATH as PREFERENCE_PATH
@@ -265,6 +265,7 @@ class DesktopService(MultiService):
                 b"generations": GenerationsResource(self.generations),
                 b"preference": PreferenceResource(self.broker),
                 b"conversations": ConversationsResource(self._make_conversations()),
+                b"lease": LeaseResource(self.keys.renew_now),
             },
             policy,
         )

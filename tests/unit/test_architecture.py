@@ -173,8 +173,9 @@ MAY_IMPORT = {
         "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
-        "desktop.broker", "desktop.oauth", "desktop.secret_store", "relay", "tunnel", "ollama",
-        "auth", "ipc", "http", "reactor", "fastpath", "system", "common", "errors",
+        "desktop.broker", "desktop.oauth", "desktop.resources", "desktop.secret_store", "relay",
+        "tunnel", "ollama", "auth", "ipc", "http", "reactor", "fastpath", "system", "common",
+        "errors",
     },
     "autostart": {"system", "errors"},
     "desktop.loopback": {

@@ -22,8 +22,16 @@ from ctllm.desktop.resources.json_exchange import (
     Response,
     error_response,
     json_response,
+    refuse,
 )
-from ctllm.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound, PreconditionFailed
+from ctllm.errors import (
+    BadRequest,
+    CtllmError,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    PreconditionFailed,
+)
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, get_header
 
@@ -50,7 +58,13 @@ class ConversationsResource:
         self._budget = BufferBudget(max_buffered)
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        """Start a request; raises CtllmError."""
+        """Start a request. Its refusals are responses, which every proxy passes on."""
+        try:
+            return self._start(head, sink)
+        except CtllmError as error:
+            return refuse(sink, error)
+
+    def _start(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         if self._conversations is None:
             raise Forbidden(
                 "This desktop stores no conversations: desktop.conversations is off in its "

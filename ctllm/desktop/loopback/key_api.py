@@ -59,9 +59,7 @@ class LoopbackKeyApi:
         if wanted.desktop not in (None, desktop_id):
             raise NotFound("This page creates API keys of this desktop only.")
         now = self._now()
-        options = KeyOptions(
-            wanted.scope, wanted.expiry(now), wanted.models, int(wanted.requests_per_minute)
-        )
+        options = KeyOptions(wanted.scope, wanted.expiry(now), wanted.models, wanted.rate)
         key = create_api_key(self._file, wanted.name, now, options)
         request.respond(201, {"id": key_id(key), "key": key, "desktop": desktop_id})
 

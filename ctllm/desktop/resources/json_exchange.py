@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.common.memory_budget import BufferBudget
-from ctllm.errors import ContentTooLarge, CtllmError, ServiceUnavailable
+from ctllm.errors import ContentTooLarge, CtllmError, MethodNotAllowed, ServiceUnavailable
 from ctllm.http.interfaces import ResponseSink
 from ctllm.http.message.head import Headers, ResponseHead
 from ctllm.ollama.dialects import Dialect, error_body
@@ -43,7 +43,9 @@ def json_response(status: int, value: Any, headers: Headers = ()) -> Response:
 def error_response(error: CtllmError, headers: Headers = ()) -> Response:
     """Return `error` as a response. It passes every proxy, whatever errors that knows."""
     retry = () if error.retry_after is None else ((b"Retry-After", b"%d" % error.retry_after),)
-    return Response(error.status, error_body(Dialect.CTLLM, error), (*_JSON, *retry, *headers))
+    allow = ((b"Allow", error.allow.encode()),) if isinstance(error, MethodNotAllowed) else ()
+    more = (*retry, *allow, *headers)
+    return Response(error.status, error_body(Dialect.CTLLM, error), (*_JSON, *more))
 
 
 #: Returns the response to a request with this body; raises CtllmError.
@@ -54,7 +56,7 @@ class JsonExchange:
     """A RequestSink that collects a body of at most `limit` bytes, and writes a response.
 
     `handler` returns the response. A cancelled request cancels the handler. While `budget` is full,
-    bodies and responses are refused with 503.
+    bodies and responses are refused with 503. `over_limit` is the error of a larger body.
     """
 
     _log = Logger()
@@ -65,8 +67,12 @@ class JsonExchange:
         limit: int,
         handler: Handler,
         budget: BufferBudget | None = None,
+        over_limit: CtllmError | None = None,
     ) -> None:
         self._sink = sink
+        self._over_limit = over_limit or ContentTooLarge(
+            f"This request takes at most {limit:,} bytes."
+        )
         self._budget = budget
         self._reserved = 0
         self._limit = limit
@@ -82,7 +88,7 @@ class JsonExchange:
         if self._has_ended or self._unsent is not None:
             return
         if len(self._received) + len(data) > self._limit:
-            self._refuse(ContentTooLarge(f"This request takes at most {self._limit:,} bytes."))
+            self._refuse(self._over_limit)
         elif self._reserve(len(data)):
             self._received += data
         else:
@@ -171,3 +177,12 @@ class JsonExchange:
             self._unsent = None
             self._release()
             self._sink.finish()
+
+
+def refuse(sink: ResponseSink, error: CtllmError) -> JsonExchange:
+    """Return the RequestSink of a request that is refused, whatever its body is."""
+
+    async def handler(_: bytes) -> Response:
+        raise error
+
+    return JsonExchange(sink, 0, handler, over_limit=error)

@@ -328,7 +328,7 @@ class GatewayCase(SynchronousTestCase):
         connected_desktops = ConnectedDesktops(proxies, assertion_signer, proxy_id_of, self.clock)
         key_api = KeyApi(
             self.api_key_leases,
-            connected_desktops.ranked_ids,
+            connected_desktops,
             self.audit,
             self.rules.check_active,
             now,
