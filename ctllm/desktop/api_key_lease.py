@@ -154,9 +154,11 @@ class ApiKeyLease(Service):
             response = await client.lease_keys(token, desktop_id, keys, seconds)
         self._leased = announcement
         self._renew_at = self._clock.seconds() + self._interval(bool(keys), report is not None)
-        self._usage.add(response.usage, frozenset(key.id for key in keys), self._clock.seconds())
         if report is not None and self._apply(announcement.login, response.changes):
             self._renew_at = self._clock.seconds()
+        # Also of a key that the response has added: the cloud tells each use once.
+        known = {key.id for key in (*keys, *self._session.credentials.api_keys)}
+        self._usage.add(response.usage, frozenset(known), self._clock.seconds())
 
     def _apply(self, login: Login, changes: KeyChanges) -> bool:
         return self._remote_keys is not None and self._remote_keys.apply(login, changes)

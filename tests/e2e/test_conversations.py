@@ -41,7 +41,7 @@ class Owner:
         return self.cluster.state_dir("desktop") / "conversations"
 
     async def start(self, *options: str) -> None:
-        _, self.ollama_port = self.cluster.start_fake_ollama("llama3.2")
+        self.ollama, self.ollama_port = self.cluster.start_fake_ollama("llama3.2")
         self.cloud = await self.cluster.start_cloud()
         self.options = (f"--desktop-listen=127.0.0.1:{self.port}", *options)
         self.desktop = await self.cluster.start_desktop(

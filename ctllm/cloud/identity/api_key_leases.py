@@ -49,7 +49,8 @@ class _Lease:
     expires_at: float
     changes: DesktopKeyChanges
     seconds: float
-    uses: dict[str, KeyUse] = field(default_factory=dict)
+    uses: dict[str, KeyUse] = field(default_factory=dict)  # that the desktop is still to be told
+    told: dict[str, KeyUse] = field(default_factory=dict)  # and those that it was told
     lapsed_at: float | None = None
 
     def lapse(self, now: float) -> None:
@@ -134,9 +135,12 @@ class ApiKeyLeases:
         changes = self._changes_of(tag, desktop_id)
         valid = changes.reconcile(keys, report, now)
         ids = frozenset(valid)
-        leases[desktop_id] = _Lease(grant, valid, ids, now + seconds, changes, seconds)
+        lease = _Lease(grant, valid, ids, now + seconds, changes, seconds)
+        leases[desktop_id] = lease
         if previous is None:
             return []
+        known = previous.told | previous.uses
+        lease.told = {id: use for id, use in known.items() if id in ids}
         self._report_ended(grant, previous.ids - ids)
         return list(previous.uses.values())
 
@@ -363,7 +367,7 @@ def _list_lease(lease: _Lease, desktop_id: str) -> list[ListedKey]:
     reported = {each.id: each for each in changes.report.keys} if changes.report else {}
     found = []
     for id, record in lease.keys.items():
-        known, use = reported.get(id), lease.uses.get(id)
+        known, use = reported.get(id), lease.uses.get(id) or lease.told.get(id)
         found.append(
             ListedKey(
                 record,

@@ -136,9 +136,7 @@ class ResourceTests(ResourceCase):
             request.pause_response()
             request.finish()
             started.append((request, sink))
-        self.assertEqual(
-            [cast(Any, sink).head.status for _, sink in started], [200, 200, 200, 503]
-        )
+        self.assertEqual([cast(Any, sink).head.status for _, sink in started], [200, 200, 200, 503])
         for request, _ in started:
             request.resume_response()
         self.assertEqual(self.send("GET", f"/{A}")[0], 200)
