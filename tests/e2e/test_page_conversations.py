@@ -273,6 +273,75 @@ async def test_the_search_finds_words_in_all_conversations(
     await expect_titles(tab, "Cooking", "Travel")
 
 
+@ensureDeferred
+async def test_two_devices_see_the_same_over_the_desktop(
+    shared: Cluster, tab: Tab, chromium: Chromium, tmp_path: Path
+) -> None:
+    """The person decides on each device; a deletion is everywhere."""
+    phone, laptop = tab, await chromium.tab()
+    await log_in(phone, shared)
+    first = new_conversation("First", "marked-2c9")
+    await import_file(phone, write_file(tmp_path / "a.json", first))
+    await phone.use("#sync-status", lambda it: it.click())
+    await phone.use("#sync-dialog .sync-desktops input", lambda it: it.check())
+    await phone.sees("#sync-dialog .sync-desktops", "Synchronised")
+    await phone.use("#sync-dialog", lambda it: it.press("Escape"))
+    await phone.sees("#sync-status", "Synchronised with")
+    await log_in(laptop, shared)
+    await laptop.sees("#sync-question", "has 1 conversation.")
+    await laptop.misses(".conversation")
+    await laptop.click("Synchronise")
+    await expect_titles(laptop, "First")
+    # Both write at the same time; neither loses anything.
+    second = new_conversation("Second", "Other?", minutes_ago=1)
+    for device, title in ((phone, "Phone"), (laptop, "Laptop")):
+        await row_menu(device, "First", "Rename")
+        await device.use(".rename", lambda it, title=title: it.fill(title))
+        await device.use(".rename", lambda it: it.press("Enter"))
+    await import_file(phone, write_file(tmp_path / "b.json", second))
+    await wake(laptop)
+    await wake(phone)
+    await expect_titles(laptop, "Laptop", "Second")
+    await expect_titles(phone, "Laptop", "Second")
+    await phone.hurry()
+    await phone.do(lambda page: page.reload())
+    await row_menu(phone, "Laptop", "Delete")
+    await phone.misses(".undo button")
+    await phone.sees("#sync-status", "Synchronised with")
+    await wait_for_titles(laptop, "Second")
+    await phone.do(lambda page: page.wait_for_function(HAS_NO_WORD, arg="marked-2c9", polling=200))
+    await laptop.do(lambda page: page.wait_for_function(HAS_NO_WORD, arg="marked-2c9", polling=200))
+    await delete_everything(laptop)
+    await wait_for_titles(phone)
+    await laptop.close()
+
+
+async def wake(tab: Tab) -> None:
+    """Do what the browser does when its window gets the focus: the page synchronises."""
+    await tab.find("void dispatchEvent(new Event('focus'))")
+
+
+async def wait_for_titles(tab: Tab, *expected: str) -> None:
+    """Wait until the list has these titles; the page is looked at now and again."""
+    has_titles = """expected => {
+        dispatchEvent(new Event('focus'));
+        const titles = [...document.querySelectorAll('.conversation .title')];
+        return JSON.stringify(titles.map(each => each.textContent)) === JSON.stringify(expected);
+    }"""
+    await tab.do(
+        lambda page: page.wait_for_function(
+            has_titles, arg=list(expected), polling=500, timeout=30_000
+        )
+    )
+
+
+async def delete_everything(tab: Tab) -> None:
+    """Delete all conversations, and wait until that cannot be undone."""
+    await choose(tab, "Delete all…")
+    await tab.use("#confirmation .danger", lambda it: it.click())
+    await tab.misses(".undo button")
+
+
 #: Milliseconds from the beginning of the page to the list, and the rows in the document.
 WAIT_FOR_LIST = """() => {
     const rows = document.querySelectorAll('.conversation').length;

@@ -23,17 +23,28 @@ function openChannel(userId: string, onMessage: (message: TabMessage) => void): 
 
 export const conversations = new ConversationRepository({openStore, openChannel});
 
+/** Asks the browser not to clear the database when the device runs out of room. */
+async function persist(): Promise<void> {
+  const storage = navigator.storage as StorageManager | undefined; // undefined without HTTPS
+  if (storage && !(await storage.persisted().catch(() => true))) await storage.persist().catch(() => false);
+}
+
 /** Follows the session, and writes what is left when the page is hidden. Returns a function that ends that. */
 export function watchConversations(): () => void {
   const dispose = effect(() => {
     const id = user.value?.id ?? '';
     void conversations.switchUser(id).catch((error: unknown) => console.warn('The conversations cannot be opened.', error));
   });
+  const stopPersisting = conversations.onStored(() => {
+    stopPersisting();
+    if (conversations.state.peek() === 'kept') void persist();
+  });
   const write = (): void => void conversations.flush();
   addEventListener('pagehide', write);
   document.addEventListener('visibilitychange', write);
   return () => {
     dispose();
+    stopPersisting();
     removeEventListener('pagehide', write);
     document.removeEventListener('visibilitychange', write);
   };

@@ -1,7 +1,7 @@
 /** The conversations of the person who is logged in: signals for the page, kept in this browser, the same in all tabs.
  *
- * A change shows at once, and is written a little later: at most every WRITE_DELAY_MS while a message streams, when it
- * ends, and when the page is hidden. What cannot be written stays in memory, and the page says so.
+ * A change shows at once. A new message, and one that has ended, is written at once; others a little later: at most
+ * every WRITE_DELAY_MS while a message streams, and when the page is hidden. What cannot be written stays in memory, and the page says so.
  */
 import {batch, computed, signal, type ReadonlySignal, type Signal} from '@preact/signals';
 import {newConversation, summarize, type Conversation, type ConversationSummary, type Id, type InitialValues} from './conversation';
@@ -142,10 +142,9 @@ export class ConversationRepository {
     if (!before) return null;
     const after = change(before);
     if (after === before) return before;
-    const hasEnded = Object.values(after.messages).some(message => message.state !== 'streaming' && before.messages[message.id]?.state === 'streaming');
     entry.signal.value = after;
     this.#changed(entry);
-    if (hasEnded) void this.flush();
+    if (isNews(before, after)) void this.flush();
     return after;
   }
 
@@ -429,6 +428,14 @@ export class ConversationRepository {
     console.warn('A conversation cannot be stored in this browser.', name);
     return null;
   }
+}
+
+/** Whether a message was added or has ended: that is written at once. */
+function isNews(before: Conversation, after: Conversation): boolean {
+  return Object.values(after.messages).some(({id, state}) => {
+    const known = before.messages[id];
+    return !known || (state !== 'streaming' && known.state === 'streaming');
+  });
 }
 
 function byTime(a: ConversationSummary, b: ConversationSummary): number {

@@ -13,6 +13,8 @@ export interface RemoteChange {
 export interface RemoteChanges {
   readonly revision: number;
   readonly conversations: readonly RemoteChange[];
+  /** Conversations whose files on the desktop cannot be read. */
+  readonly damaged: readonly Id[];
 }
 
 export interface RemoteCopy {
@@ -63,7 +65,8 @@ export function httpSyncClient(send: Send): SyncClient {
 
 function parseChanges(body: unknown): RemoteChanges {
   if (!isObject(body) || !isRevision(body['revision']) || !Array.isArray(body['conversations'])) throw unexpected();
-  return {revision: body['revision'], conversations: body['conversations'].map(parseChange).filter(each => each !== null)};
+  const damaged = Array.isArray(body['damaged']) ? body['damaged'].filter(isId) : [];
+  return {revision: body['revision'], conversations: body['conversations'].map(parseChange).filter(each => each !== null), damaged};
 }
 
 function parseChange(value: unknown): RemoteChange | null {

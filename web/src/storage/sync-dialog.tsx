@@ -46,7 +46,7 @@ function DesktopChoice({desktop}: {readonly desktop: DesktopSync}): VNode {
 }
 
 function DesktopState({desktop}: {readonly desktop: DesktopSync}): VNode {
-  const {state, at, left, problem, found, unreadable, tooLarge} = desktop;
+  const {state, at, left, problem, found, unreadable, refused} = desktop;
   return (
     <>
       {t(`storage.sync.state.${state}`)}
@@ -55,7 +55,7 @@ function DesktopState({desktop}: {readonly desktop: DesktopSync}): VNode {
       {state === 'undecided' && found !== null && <> {plural('storage.sync.found', found)}</>}
       {problem && <> {problem}</>}
       {unreadable > 0 && <> {plural('storage.sync.unreadable', unreadable)}</>}
-      {tooLarge > 0 && <> {plural('storage.sync.tooLarge', tooLarge)}</>}
+      {refused > 0 && <> {plural('storage.sync.refused', refused)}</>}
     </>
   );
 }

@@ -25,8 +25,8 @@ export interface RoundOptions {
 export interface RoundResult {
   /** Conversations that this page cannot read, because a newer one wrote them, or they are damaged. */
   readonly unreadable: number;
-  /** Conversations that are too large for the desktop. */
-  readonly tooLarge: number;
+  /** Conversations that the desktop does not accept, because they are too large. */
+  readonly refused: number;
 }
 
 const MAX_CONCURRENT = 3;
@@ -44,7 +44,7 @@ class Round {
   readonly #store: ConversationStore;
   #records = new Map<Id, SyncRecord>();
   #unreadable = 0;
-  #tooLarge = 0;
+  #refused = 0;
 
   constructor(options: RoundOptions, store: ConversationStore) {
     this.#options = options;
@@ -64,9 +64,10 @@ class Round {
     await this.#tellDeletions([...deletions.values()].filter(each => each.undoUntil <= now), changes.conversations);
     await this.#takeDeletions(changes.conversations, deletions);
     await this.#pullAll(changes.conversations.filter(each => !each.deleted && !deletions.has(each.id)));
+    await this.#repair(changes.damaged);
     await this.#store.saveDesktop({...desktop, revision: changes.revision});
     await this.#pushAll();
-    return {unreadable: this.#unreadable, tooLarge: this.#tooLarge};
+    return {unreadable: this.#unreadable, refused: this.#refused};
   }
 
   /** Deletes on the desktop what was deleted here, if it has ever had it. */
@@ -100,13 +101,22 @@ class Round {
     });
   }
 
+  /** Sends again what the desktop cannot read any more. */
+  async #repair(damaged: readonly Id[]): Promise<void> {
+    for (const id of damaged) {
+      const snapshot = await this.#store.load(id);
+      if (snapshot) await this.#record(id, this.#records.get(id)?.revision ?? 0, NOT_SENT);
+      else this.#unreadable += 1;
+    }
+  }
+
   /** Merges the desktop's copy. */
   async #pull(id: Id): Promise<void> {
     const {client, repository, desktop, signal} = this.#options;
-    const copy = await client.get(desktop.id, id, signal).catch(ignoreAbsence);
+    const copy = await client.get(desktop.id, id, signal).catch(ignoreDamage);
     if (!copy) return;
-    const remote = parseConversation(copy.document);
-    if (typeof remote === 'string' || remote.id !== id) {
+    const remote = copy === 'damaged' ? 'invalid' : parseConversation(copy.document);
+    if (copy === 'damaged' || typeof remote === 'string' || remote.id !== id) {
       this.#unreadable += 1;
       return;
     }
@@ -147,7 +157,7 @@ class Round {
       return true;
     } catch (error) {
       if (!(error instanceof RequestError)) throw error;
-      if (error.status === 413) this.#tooLarge += 1;
+      if (error.status === 413 || error.status === 400) this.#refused += 1;
       else if (error.status === 410) await this.#deleteHere([conversation.id]);
       else if (error.status === 412) {
         await this.#record(conversation.id, 0, NOT_SENT); // if it is gone there, it is sent as a new one
@@ -175,6 +185,10 @@ function isContained(ours: Conversation | undefined, theirs: Conversation): bool
 function ignoreAbsence(error: unknown): null {
   if (error instanceof RequestError && (error.status === 404 || error.status === 410)) return null;
   throw error;
+}
+
+function ignoreDamage(error: unknown): null | 'damaged' {
+  return error instanceof RequestError && error.code === 'conversation_damaged' ? 'damaged' : ignoreAbsence(error);
 }
 
 /** Calls `work` for each item, a few at a time; throws the first error when all have ended. */

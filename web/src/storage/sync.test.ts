@@ -257,6 +257,28 @@ describe('a hostile or odd desktop', () => {
     expect(JSON.parse(desktop.stored.get(id)?.document ?? '{}')).toMatchObject({id});
   });
 
+  it('gets again what it cannot read any more', async () => {
+    const phone = await open();
+    const {id} = phone.repository.create();
+    await say(phone, id, 'mine');
+    await phone.sync.syncNow();
+    desktop.damaged.add(id).add('e'.repeat(32));
+    await phone.sync.syncNow();
+    expect([desktop.damaged.has(id), phone.sync.desktops.value[0]?.unreadable]).toEqual([false, 1]);
+    expect(JSON.parse(desktop.stored.get(id)?.document ?? '{}')).toMatchObject({id});
+  });
+
+  it('gets the others, if one is too large', async () => {
+    const phone = await open();
+    const [large, small] = [phone.repository.create(), phone.repository.create()];
+    await say(phone, large.id, 'x'.repeat(5000));
+    await say(phone, small.id, 'x');
+    desktop.maxSize = 3000;
+    await phone.sync.syncNow();
+    expect(phone.sync.desktops.value[0]).toMatchObject({state: 'synchronised', refused: 1});
+    expect([...desktop.stored.keys()]).toEqual([small.id]);
+  });
+
   it('gets an answer that streams once, and when it has ended', async () => {
     const phone = await open();
     const {id} = phone.repository.create();

@@ -32,7 +32,7 @@ export interface DesktopSync {
   /** How many conversations an undecided desktop has; null while that is not known. */
   readonly found: number | null;
   readonly unreadable: number;
-  readonly tooLarge: number;
+  readonly refused: number;
 }
 
 export interface SyncOptions {
@@ -54,7 +54,7 @@ const STREAMING_MS = 20_000;
 const MAX_BACKOFF_MS = 300_000;
 
 type Progress = Omit<DesktopSync, 'id' | 'name'>;
-const BEGINNING: Progress = {state: 'waiting', at: 0, problem: '', left: 0, found: null, unreadable: 0, tooLarge: 0};
+const BEGINNING: Progress = {state: 'waiting', at: 0, problem: '', left: 0, found: null, unreadable: 0, refused: 0};
 
 export class Synchronisation {
   readonly #options: SyncOptions;
@@ -278,6 +278,6 @@ function describeFailure(error: unknown): Pick<DesktopSync, 'state' | 'problem'>
     console.warn('The conversations cannot be synchronised.', error);
     return {state: 'failing', problem: ''};
   }
-  if ([404, 405, 501].includes(error.status)) return {state: 'absent', problem: ''};
+  if ([403, 404, 405].includes(error.status)) return {state: 'absent', problem: ''};
   return {state: error.status === 507 ? 'full' : 'failing', problem: error.message};
 }

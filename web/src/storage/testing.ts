@@ -17,8 +17,10 @@ interface Stored {
 /** Does what `/ctllm/desktop/conversations` of a desktop does. */
 export class FakeDesktop implements SyncClient {
   readonly stored = new Map<Id, Stored>();
+  readonly damaged = new Set<Id>();
   readonly requests: string[] = [];
   revision = 0;
+  maxSize = Infinity;
   /** An error for all requests. */
   failure: RequestError | null = null;
   /** Runs before each request is answered. */
@@ -27,17 +29,21 @@ export class FakeDesktop implements SyncClient {
   async list(_: string, since: number): ReturnType<SyncClient['list']> {
     await this.#begin(`GET ?since=${since}`);
     const conversations = [...this.stored].map(([id, {revision, document}]) => ({id, revision, size: document?.length ?? 0, deleted: document === null}));
-    return {revision: this.revision, conversations: conversations.filter(each => each.revision > since || since > this.revision)};
+    const changed = conversations.filter(each => each.revision > since || since > this.revision);
+    return {revision: this.revision, conversations: changed.filter(each => !this.damaged.has(each.id)), damaged: [...this.damaged]};
   }
 
   async get(_: string, id: Id): ReturnType<SyncClient['get']> {
     await this.#begin(`GET ${id}`);
+    if (this.damaged.has(id)) throw new RequestError('The file is damaged.', 500, 0, 'conversation_damaged');
     const {revision, document} = this.#present(id);
     return {revision, document: JSON.parse(document)};
   }
 
   async put(_: string, conversation: Conversation, revision: number): ReturnType<SyncClient['put']> {
     await this.#begin(`PUT ${conversation.id}`);
+    if (JSON.stringify(conversation).length > this.maxSize) throw new RequestError('It is too large.', 413);
+    this.damaged.delete(conversation.id);
     const found = this.stored.get(conversation.id);
     if (found?.document === null) throw new RequestError('It was deleted.', 410);
     if ((found?.revision ?? 0) !== revision) throw new RequestError('Another revision is stored.', 412);
