@@ -125,6 +125,13 @@ async def row_menu(tab: Tab, title: str, action: str) -> None:
     await tab.do(act)
 
 
+async def rename(tab: Tab, title: str, new_title: str) -> None:
+    """Give a conversation another title."""
+    await row_menu(tab, title, "Rename")
+    await tab.use(".rename", lambda it: it.fill(new_title))
+    await tab.use(".rename", lambda it: it.press("Enter"))
+
+
 async def titles(tab: Tab) -> list[str]:
     """Return the titles that the list shows."""
     return await tab.do(lambda page: page.locator(ROW).all_inner_texts())
@@ -186,9 +193,7 @@ async def test_two_tabs_show_the_same(shared: Cluster, tab: Tab, tmp_path: Path)
     title = other.locator(f"{ROW} .title")
     await import_file(tab, write_file(tmp_path / "a.json", new_conversation("Shared", "Hello?")))
     await tab.do(lambda page: expect(title).to_have_text(["Shared"]))
-    await row_menu(tab, "Shared", "Rename")
-    await tab.use(".rename", lambda it: it.fill("Renamed"))
-    await tab.use(".rename", lambda it: it.press("Enter"))
+    await rename(tab, "Shared", "Renamed")
     await expect_titles(tab, "Renamed")
     await tab.do(lambda page: expect(title).to_have_text(["Renamed"]))
     await row_menu(tab, "Renamed", "Delete")
@@ -274,6 +279,25 @@ async def test_the_search_finds_words_in_all_conversations(
 
 
 @ensureDeferred
+async def test_a_browser_that_stores_nothing_says_so_and_chats(
+    shared: Cluster, tab: Tab, tmp_path: Path
+) -> None:
+    """As in a private window of some browsers. The search works, too."""
+    forbid = "IDBFactory.prototype.open = () => { throw new DOMException('', 'SecurityError'); }"
+    await tab.do(lambda page: page.add_init_script(forbid))
+    await log_in(tab, shared)
+    await tab.sees("#storage-problem", "does not let the page store anything")
+    await tab.use("#message", lambda box: box.fill("Hello there"))
+    await tab.use("#message", lambda box: box.press("Enter"))
+    await expect_titles(tab, "Hello there")
+    await tab.sees(".response:last-child .text", "Hello there")
+    await tab.use("#search", lambda box: box.fill("HELLO"))
+    await tab.sees(".hit", "Hello there")
+    tab.complaints = [each for each in tab.complaints if "keeps no conversations" not in each]
+    await tab.do(lambda page: page.goto("about:blank"))
+
+
+@ensureDeferred
 async def test_two_devices_see_the_same_over_the_desktop(
     shared: Cluster, tab: Tab, chromium: Chromium, tmp_path: Path
 ) -> None:
@@ -294,10 +318,8 @@ async def test_two_devices_see_the_same_over_the_desktop(
     await expect_titles(laptop, "First")
     # Both write at the same time; neither loses anything.
     second = new_conversation("Second", "Other?", minutes_ago=1)
-    for device, title in ((phone, "Phone"), (laptop, "Laptop")):
-        await row_menu(device, "First", "Rename")
-        await device.use(".rename", lambda it, title=title: it.fill(title))
-        await device.use(".rename", lambda it: it.press("Enter"))
+    await rename(phone, "First", "Phone")
+    await rename(laptop, "First", "Laptop")
     await import_file(phone, write_file(tmp_path / "b.json", second))
     await wake(laptop)
     await wake(phone)
