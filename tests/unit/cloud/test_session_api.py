@@ -118,8 +118,10 @@ class SessionTests(GatewayCase):
     def test_a_pairing_ends_with_its_time_and_with_the_browsers_session(self) -> None:
         browser = self.browser()
         cookie = self.cookie()
-        expired, void = self.pair(browser), ""
+        expired, late = self.pair(browser), self.pair(browser)
         self.clock.advance(14 * 60)
+        body = {"invite": late, "client": "desktop"}
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
         self.redeem()  # its access token has expired, so another browser asks
         browser, cookie = {"Authorization": f"Bearer {self.json['token']}"}, self.cookie()
         void = self.pair(browser)

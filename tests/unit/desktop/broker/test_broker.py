@@ -143,14 +143,16 @@ class BrokerTests(SynchronousTestCase):
     def test_a_request_that_names_this_desktop_stays_here(self) -> None:
         """The page's: also for models and lists of others, and where another is preferred."""
         self.remote_desktops.set_status(True, "mistral")
-        self.broker.set_policy(RoutingPolicy.CLOUD)
-        for name in ("d" * 32, "attic %E2%98%BA"):
+        names = ("d" * 32, "attic %E2%98%BA")
+        for name, policy in [(name, policy) for name in names for policy in ("cloud", "auto")]:
+            self.broker.set_policy(RoutingPolicy(policy))
             before = len(self.ollama.heads)
             header = f"Ctllm-Desktop: {name}\r\n"
             self.send(body=CHAT % b"mistral", headers=header)
             self.send("/api/tags", b"", "GET", header)
             self.assertEqual(len(self.ollama.heads), before + 2, name)
         self.assertEqual(self.remote_desktops.cloud.heads, [])
+        self.broker.set_policy(RoutingPolicy.CLOUD)
         transport = self.send(body=CHAT % b"mistral", headers=f"Ctllm-Desktop: {'d' * 32}\r\n")
         self.ollama.sinks[-1].fail(OllamaDown("down"))
         self.assertIn(b" 503 ", transport.take_written())

@@ -66,6 +66,12 @@ class PendingLoginTests(SynchronousTestCase):
         self.logins[0].callback(Login(CLOUD, "acme|ada", "ada"))
         self.assertEqual(self.ended, [LoginEnded(CLOUD, "ada")])
 
+    def test_does_not_open_a_link_that_a_page_shows(self) -> None:
+        beginning = self.pending.begin(CLOUD, PROVIDER, self.ended.append, opens_browser=False)
+        begun = self.successResultOf(Deferred.fromCoroutine(beginning))
+        self.assertEqual((begun.opened, self.browser.opened), (False, []))
+        self.pending.cancel()
+
     def test_returns_the_link_where_there_is_no_browser(self) -> None:
         self.shows_link, self.browser.works = True, False
         begun = self.successResultOf(self.begin())
