@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest_twisted
 from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
+from tests.e2e.chromium import Tab
 from tests.e2e.cluster import BIN, ChildProcess, Cluster, wait_until
 from tests.e2e.oidc_provider import configure, start_provider
 from tests.e2e.test_access_control import read_rules
 from tests.fake_ollama import FakeOllama
-from tests.ports import free_port
+from tests.ports import free_port, listen, port_of
 
 LINK = re.compile(r"^(http://\S+)/#invite=([A-Za-z0-9_-]{43})$", re.M)
 HTML = {"Accept": "text/html,application/xhtml+xml"}
@@ -262,6 +266,86 @@ async def test_pages_of_other_origins_get_nothing_with_the_token_neither(
     framed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", **HTML}
     assert await desktop.status("GET", "/", Sec_Fetch_Dest="iframe", **framed) == 403
     assert await desktop.status("GET", "/", Sec_Fetch_Dest="document", **framed) == 200
+
+
+#: What a page of another port tries, with the token of the session, had it been stolen.
+ATTACKS = """async ([target, token, code, script]) => {
+    const json = {'Content-Type': 'application/json'}, bearer = {Authorization: `Bearer ${token}`};
+    const body = JSON.stringify({client: 'browser', invite: code});
+    const outcome = (path, options) => fetch(target + path, options).then(
+        response => `${response.type} ${response.status}`, () => 'blocked');
+    const load = (name, properties) => new Promise(done => {
+        const element = Object.assign(document.createElement(name), properties);
+        element.onload = () => done('loaded');
+        element.onerror = () => done('blocked');
+        document.body.append(element);
+    });
+    return {
+        page: await outcome('/ctllm/page'),
+        read: await outcome('/ctllm/desktops', {headers: bearer}),
+        login: await outcome('/ctllm/session', {method: 'POST', headers: json, body}),
+        blind: await outcome('/ctllm/session', {method: 'POST', mode: 'no-cors', body}),
+        script: await load('script', {src: target + script, type: 'module'}),
+        plain: await load('script', {src: target + script}),
+        models: await outcome('/api/tags'),
+    };
+}"""
+
+
+class Mischief(Resource):
+    """A page of another program of this machine."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Any) -> bytes:
+        request.setHeader("Content-Type", "text/html")
+        return b"<body>mischief"
+
+
+@ensureDeferred
+async def test_a_page_of_another_port_of_this_machine_gets_nothing_in_a_browser(
+    desktop: LocalDesktop, tab: Tab
+) -> None:
+    """Browsers count it to the same site. It may use models, as with Ollama itself."""
+    await desktop.start()
+    port = listen(reactor, Site(Mischief()))
+    desktop.cluster.ports.append(port)
+    url, code = await desktop.show("--local")
+    token = await desktop.log_in()
+    _, _, body = await desktop.request("GET", "/", **HTML)
+    (script,) = re.findall(rb'src="(/assets/[^"]+\.js)"', body)
+    await tab.open(f"http://127.0.0.1:{port_of(port)}/")
+    arguments = [url, token, code, script.decode()]
+    outcomes = await tab.do(lambda page: page.evaluate(ATTACKS, arguments))
+    assert outcomes == {
+        "page": "blocked", "read": "blocked", "login": "blocked", "blind": "opaque 0",
+        "script": "blocked", "plain": "blocked", "models": "cors 200",
+    }  # fmt: skip
+    await tab.do(lambda page: page.set_content(f'<iframe src="{url}/"></iframe>'))
+    await tab.do(lambda page: page.wait_for_load_state("networkidle"))
+    (framed,) = await tab.do(lambda page: [frame.content() for frame in page.frames[1:]])
+    assert "Ollama is running" in framed and "<script" not in framed
+    tab.complaints.clear()  # the browser's own, about what it blocked
+    assert (await desktop.redeem(code))[0] == 201  # nobody has used it
+
+
+@ensureDeferred
+async def test_a_link_logs_in_its_tab_alone(desktop: LocalDesktop, tab: Tab) -> None:
+    """The address bar does not keep the code, and the tab keeps its token over a reload."""
+    await desktop.start()
+    url, code = await desktop.show("--local")
+    await tab.open(f"{url}/#invite={code}")
+
+    async def is_logged_in() -> bool:
+        return "ctllm-desktop-token" in await tab.find("Object.keys(sessionStorage).join()")
+
+    await wait_until(is_logged_in, "the page to log in")
+    assert code not in await tab.find("location.href")
+    await tab.do(lambda page: page.reload())
+    (token,) = {value for value in tab.tokens if value} or {""}
+    assert token and await desktop.status("GET", "/ctllm/session", token=token) == 200
+    assert code not in token and await tab.blocked() == []
+    assert (await desktop.redeem(code))[0] == 401
 
 
 @ensureDeferred
