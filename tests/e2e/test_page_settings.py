@@ -11,6 +11,7 @@ from pytest_twisted import ensureDeferred
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.cluster import Cluster
 from tests.e2e.page_checks import LAYOUTS, check_screen, log_in, show_view
+from tests.e2e.test_loopback_page import LocalDesktop
 
 EDITOR, NARROW = (f".api-key:has-text('{name}')" for name in ("editor", "narrow"))
 
@@ -216,4 +217,33 @@ async def test_everything_fits_in_german_and_in_the_largest_text(
         await show_view(tab, view)
         await tab.sees("main h1", heading)
         await check_screen(tab, f"{view}-german")
+    await tab.close()
+
+
+@ensureDeferred
+async def test_the_page_of_a_desktop_shows_what_this_machine_has(
+    cluster: Cluster, chromium: Chromium
+) -> None:
+    """No cloud, no proxy, no machines; programs here need no key."""
+    desktop = LocalDesktop(cluster)
+    await desktop.start("--desktop-name=attic")
+    tab = await chromium.tab()
+    url, code = await desktop.show()
+    await tab.open(f"{url}/#invite={code}&view=status")
+    await tab.sees("#path", "Ollama")
+    nodes = "[...document.querySelectorAll('#path li')].map(it => `${it.id} ${it.dataset.state}`)"
+    await tab.expect("#ollama[data-state=ok]", lambda it: it.to_be_visible())
+    assert await tab.find(nodes) == ["browser ok", "desktop ok", "ollama ok"]
+    await tab.sees("#desktop .detail", "attic")
+    await tab.misses("#proxy-section")
+    await tab.use(".preference", lambda select: select.select_option("never"))
+    await tab.sees(".toasts", "The apps on attic use this from now on.")
+    await tab.do(lambda page: page.reload())
+    await tab.expect(".preference", lambda it: it.to_have_value("never"))
+    await check_screen(tab, "status-loopback")
+    await show_view(tab, "settings")
+    await tab.sees("#steps", "Programs on this machine need no key.")
+    await tab.sees("#steps", f"curl {url}/api/generate")
+    await tab.misses("#settings-machines")
+    await check_screen(tab, "settings-loopback")
     await tab.close()

@@ -2,6 +2,7 @@
 import {computed, effect, signal, untracked} from '@preact/signals';
 import {isObject, request, RequestError} from '../api/http';
 import type {Desktop, PageServer, ProxyStatus} from '../api/types';
+import {readRole} from '../session/page-role';
 import {desktopHeader, forgetToken, getJson, isLoggedIn} from '../session/session';
 import {nextDelaySeconds} from './poll-delay';
 import {chooseBestDesktop} from './best-desktop';
@@ -105,14 +106,16 @@ function setProblem(error: RequestError | null, seconds: number): void {
 
 async function readServer(): Promise<void> {
   try {
+    // First, because a desktop has no /health, and so that the connection is there when the time is measured.
+    const role = pageServer.value?.role ?? (await readRole());
     const startedAt = performance.now();
-    const response = await request('GET', isOnDesktop.value ? '/ctllm/page' : '/health');
+    const response = await request('GET', role === 'desktop' ? '/ctllm/page' : '/health');
     latency.value = performance.now() - startedAt;
     const body: unknown = await response.json();
     reachability.value = 'ok';
     isOnline.value = true; // some browsers report no network on a machine without a route
     const version = isObject(body) && typeof body['version'] === 'string' ? body['version'] : '';
-    if (pageServer.value?.version !== version) pageServer.value = await readPageServer(version);
+    if (pageServer.value?.version !== version) pageServer.value = {role, version};
   } catch (error) {
     latency.value = null;
     isOnline.value = navigator.onLine;
@@ -120,17 +123,6 @@ async function readServer(): Promise<void> {
     forgetAccount();
     throw error;
   }
-}
-
-/** Asks who serves this page; a server of an older version is a cloud. */
-async function readPageServer(version: string): Promise<PageServer> {
-  try {
-    const body: unknown = await (await request('GET', '/ctllm/page')).json();
-    if (isObject(body) && body['role'] === 'desktop') return {role: 'desktop', version: String(body['version'])};
-  } catch (error) {
-    if (!(error instanceof RequestError) || error.status !== 404) throw error;
-  }
-  return {role: 'cloud', version};
 }
 
 async function readAccount(): Promise<void> {

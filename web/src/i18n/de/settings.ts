@@ -130,7 +130,7 @@ export const settings = {
   'settings.privacy.proxy.reads': 'Wer die Cloud betreibt; kein anderer Benutzer.',
   'settings.privacy.desktop': 'Dein Desktop',
   'settings.privacy.desktop.keeps': 'Die Modelle, seine Anmeldung im Schlüsselbund oder in einer verschlüsselten Datei, und gesalzene Hashes deiner API-Schlüssel. Laufende Antworten, und für einige Minuten fertige, sind in seinem Arbeitsspeicher, damit diese Seite zu ihnen zurückkehren kann. Wenn du das willst, deine Gespräche: je eine verschlüsselte Datei.',
-  'settings.privacy.desktop.keepsNot': 'Gespräche, außer du schaltest das im Status für ihn ein. Von einem gelöschten Gespräch bleiben nur seine Nummer und die Zeit, damit auch deine anderen Geräte es löschen.',
+  'settings.privacy.desktop.keepsNot': 'Gespräche, außer du wählst das in den Einstellungen. Von einem gelöschten Gespräch bleiben nur seine Nummer und die Zeit, damit auch deine anderen Geräte es löschen.',
   'settings.privacy.desktop.reads': 'Du, und Programme, die dort als du laufen. Andere Desktops und andere Benutzer des Rechners nicht.',
   'settings.privacy.logs': 'Logs und das Audit-Log',
   'settings.privacy.logs.text': 'Sie enthalten Ereignisse, etwa eine Anmeldung, eine Ablehnung oder den Start eines Proxys, mit einem Hash anstelle des Benutzers, und das Netz, aus dem es kam. Sie enthalten keine Nachricht, keine Antwort, keinen Namen, kein Modell, kein Token und keinen Schlüssel. Ein Webserver vor der Cloud kann ein eigenes Log haben: Frage den, der ihn betreibt.',

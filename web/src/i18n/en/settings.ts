@@ -130,7 +130,7 @@ export const settings = {
   'settings.privacy.proxy.reads': 'Whoever runs the cloud; no other user of it.',
   'settings.privacy.desktop': 'Your desktop',
   'settings.privacy.desktop.keeps': 'The models, its login in the keyring or an encrypted file, and salted hashes of your API keys. Answers in progress, and for some minutes complete ones, are in its memory, so that this page can come back to them. If you want that, your conversations: one encrypted file for each.',
-  'settings.privacy.desktop.keepsNot': 'Conversations, unless you switch that on for it in the status. Of a deleted conversation only its number and the time remain, so that your other devices delete it, too.',
+  'settings.privacy.desktop.keepsNot': 'Conversations, unless you choose that in the settings. Of a deleted conversation only its number and the time remain, so that your other devices delete it, too.',
   'settings.privacy.desktop.reads': 'You, and programs that run as you on that machine. Other desktops and other users of the machine cannot.',
   'settings.privacy.logs': 'Logs and the audit log',
   'settings.privacy.logs.text': 'They have events, such as a login, a refusal, or the start of a proxy, with a hash in place of the user, and the network that it came from. They have no message, no answer, no name, no model, no token and no key. A web server in front of the cloud may have a log of its own: ask whoever runs it.',
