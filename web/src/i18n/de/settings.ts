@@ -19,7 +19,7 @@ export const settings = {
   'settings.sendKey': 'Nachricht senden mit',
   'settings.sendKey.enter': 'Eingabetaste (neue Zeile: Umschalt+Eingabe)',
   'settings.sendKey.ctrl-enter': 'Strg+Eingabe oder ⌘+Eingabe (neue Zeile: Eingabetaste)',
-  'settings.conversations': 'Gespräche',
+  'settings.conversations': 'Deine Gespräche',
   'settings.conversationsExplained': 'Sie liegen in diesem Browser, und auf einem deiner Desktops, wenn du das willst. Dazwischen wird nichts von ihnen aufbewahrt.',
   'settings.keptHere.one': '{count} Gespräch liegt in diesem Browser.',
   'settings.keptHere.other': '{count} Gespräche liegen in diesem Browser.',

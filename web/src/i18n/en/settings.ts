@@ -19,7 +19,7 @@ export const settings = {
   'settings.sendKey': 'Send a message with',
   'settings.sendKey.enter': 'Enter (a new line: Shift+Enter)',
   'settings.sendKey.ctrl-enter': 'Ctrl+Enter or ⌘+Enter (a new line: Enter)',
-  'settings.conversations': 'Conversations',
+  'settings.conversations': 'Your conversations',
   'settings.conversationsExplained': 'They are kept in this browser, and on a desktop of yours if you want that. Nothing of them is kept in between.',
   'settings.keptHere.one': '{count} conversation is in this browser.',
   'settings.keptHere.other': '{count} conversations are in this browser.',
