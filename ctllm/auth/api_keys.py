@@ -74,26 +74,27 @@ class NamedKeyRecord(KeyRecord, frozen=True, forbid_unknown_fields=True, kw_only
         check_key_name(self.name)
 
 
-class KeyDescription(msgspec.Struct, frozen=True, omit_defaults=True):
+class KeyDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a desktop tells of a key beside its record: for the page.
 
-    `last_used` is in epoch seconds, 0 if it was never used; `address` is truncated.
+    `last_used` is in epoch seconds, 0 if it was never used; like all numbers here it may be written
+    as 60.0. `address` is truncated.
     """
 
     id: KeyId
     name: Annotated[str, Meta(max_length=4 * MAX_KEY_NAME)] = ""
-    last_used: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    last_used: Annotated[float, Meta(ge=0, le=2**52, multiple_of=1)] = 0
     address: Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:/]*\Z", max_length=64)] = ""
 
 
-class KeyRefusal(msgspec.Struct, frozen=True):
+class KeyRefusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why a desktop did not store a key that was created on the page."""
 
     id: KeyId
     reason: Annotated[str, Meta(max_length=300)]
 
 
-class KeyReport(msgspec.Struct, frozen=True):
+class KeyReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a desktop adds to its lease if it knows keys that are created on the page.
 
     `accepts` tells whether it stores them. A key that it has stored is in the lease itself.

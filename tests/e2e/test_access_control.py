@@ -59,12 +59,16 @@ BODIES: dict[str, Any] = {
     "POST /api/signout": {},
     "POST /api/unknown": {},
     "POST /ctllm/machines/decline": {"code": "A" * 22},
+    "POST /ctllm/keys": {"name": "table", "scopes": ["use"]},
     "PUT /ctllm/desktops/ID/keys": {"keys": [], "seconds": 60},
     "DELETE /ctllm/desktops/ID/keys": {},
 }
 
 #: Requests of what does not exist, or no longer. One that gets 404 was allowed.
-MAY_BE_GONE = {"DELETE /api/delete", "POST /ctllm/machines/decline", "DELETE /ctllm/machines/ID"}
+MAY_BE_GONE = {
+    "DELETE /api/delete", "POST /ctllm/machines/decline", "DELETE /ctllm/machines/ID",
+    "DELETE /ctllm/keys/ID",
+}  # fmt: skip
 
 
 class Rule(NamedTuple):
@@ -265,7 +269,8 @@ async def start_desktop_of_ada(created: Credentials, ollama: int) -> None:
 def to_http(request: str, credential: Credential) -> tuple[str, str, Any, dict[str, str]]:
     """Return method, path, body and headers of a request of the table."""
     method, _, path = request.partition(" ")
-    path = path.replace("machines/ID", f"machines/{'e' * 64}").replace("/ID", f"/{DESKTOP_ID}")
+    for place, id in (("machines/", "e" * 64), ("ctllm/keys/", "e" * 16), ("/", DESKTOP_ID)):
+        path = path.replace(f"{place}ID", f"{place}{id}")
     path, headers = credential(method.replace("WebSocket", "GET"), path)
     if method == "WebSocket":
         method, headers = "GET", {**headers, **UPGRADE}
@@ -299,7 +304,7 @@ def test_the_tables_have_every_request_and_credential() -> None:
     """The tests below cannot pass because they read nothing."""
     assert len(RULES) == len(REQUESTS) * len({rule.credential for rule in RULES})
     assert len(REQUESTS) > 25
-    assert len(PROXY_RULES) == 8 * 7
+    assert len(PROXY_RULES) == 9 * 7
     assert {rule.expected for rule in (*RULES, *PROXY_RULES)} == {"yes", "401", "403"}
 
 

@@ -374,7 +374,7 @@ def _list_lease(lease: _Lease, desktop_id: str) -> list[ListedKey]:
                 desktop_id,
                 names.get(id, ""),
                 "pending" if id in changes.pending else "confirmed",
-                use.last_used if use else known.last_used if known else 0,
+                int(use.last_used if use else known.last_used if known else 0),
                 use.address if use else known.address if known else "",
             )
         )
