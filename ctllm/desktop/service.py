@@ -332,6 +332,7 @@ class DesktopService(MultiService):
             self.session,
             browser,
             window,
+            reactor,
             self._local_link,
             lambda: bridge.state is ConnectionState.ERROR,
         )

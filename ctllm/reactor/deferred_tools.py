@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from ctllm.reactor.interfaces import Clock
 
@@ -46,6 +47,21 @@ def sleep(clock: Clock, seconds: float) -> Deferred[None]:
     sleeping: Deferred[None] = Deferred(lambda _: timer.cancel())
     timer = clock.callLater(seconds, sleeping.callback, None)
     return sleeping
+
+
+async def wait_at_most(clock: Clock, timeout: float, running: Deferred[T]) -> T:
+    """Return the result of `running`; raises TimeoutError after `timeout` s, and it goes on.
+
+    What it results in later is dropped, errors included.
+    """
+    waiting: Deferred[T] = Deferred()
+
+    def pass_on(result: T | Failure) -> None:
+        if not waiting.called:
+            waiting.callback(cast(T, result))
+
+    running.addBoth(pass_on)
+    return cast(T, await waiting.addTimeout(timeout, cast(IReactorTime, clock)))
 
 
 async def run_with_timeout(clock: Clock, timeout: float, coroutine: Coroutine[Any, Any, T]) -> T:

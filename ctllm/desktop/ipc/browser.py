@@ -18,13 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.ipc.webview_process import WebviewWindow
-from ctllm.errors import BadRequest, CtllmError, Unauthorized
+from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized
 from ctllm.ipc.messages import OpenResult
+from ctllm.reactor.deferred_tools import wait_at_most
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import Service
 from ctllm.reactor.timeout import Timeout
@@ -35,6 +36,9 @@ from ctllm.system.display import has_graphical_session
 FILE_LIFETIME = 60.0
 #: Seconds after which a browser command counts as successful: some run until the browser ends.
 BROWSER_TIMEOUT = 5.0
+#: Seconds that the cloud has to name a link. A login in progress is not cancelled: its token works
+#: once.
+CLOUD_TIMEOUT = 10.0
 NO_LOCAL_PAGE = (
     "This desktop serves no page on this machine: desktop.listen is off, or no address of the "
     "loopback interface. Set it, for example to 127.0.0.1:11435."
@@ -150,9 +154,11 @@ class ChatPage:
         session: CloudSession,
         browser: BrowserOpener,
         window: WebviewWindow,
+        clock: Clock,
         local_link: Callable[[], str] = lambda: "",
         is_disconnected: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._clock = clock
         self._session = session
         self._browser = browser
         self._window = window
@@ -182,17 +188,24 @@ class ChatPage:
                 return link, True
             if is_local:
                 raise BadRequest(NO_LOCAL_PAGE)
+        asking = Deferred.fromCoroutine(self._cloud_link())
         try:
-            return await self._cloud_link(), False
-        except CtllmError as error:
+            return await wait_at_most(self._clock, CLOUD_TIMEOUT, asking), False
+        except (CtllmError, TimeoutError) as error:
             link = self._local_link()
             if not link:
-                raise
+                raise _as_ctllm_error(error) from error
             if not isinstance(error, Unauthorized):
-                self._log.info("The cloud's page cannot be opened: {why}", why=error.message)
+                self._log.info("The cloud's page cannot be opened: {why}", why=str(error))
             return link, True
 
     async def _cloud_link(self) -> str:
         client = self._session.client()
         code = await client.create_login_code(await self._session.access_token())
         return f"{client.url}/#invite={code}"
+
+
+def _as_ctllm_error(error: Exception) -> CtllmError:
+    if isinstance(error, CtllmError):
+        return error
+    return BadGateway(f"The cloud did not respond within {CLOUD_TIMEOUT:g} s. Try again later.")

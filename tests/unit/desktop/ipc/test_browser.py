@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from ctllm.desktop.ipc import browser
 from ctllm.desktop.ipc.browser import (
     BROWSER_TIMEOUT,
+    CLOUD_TIMEOUT,
     FILE_LIFETIME,
     BrowserOpener,
     ChatPage,
@@ -46,7 +47,11 @@ class FakeSession:
 
     url = "https://c.example"
 
+    waiting: Deferred[None] | None = None
+
     async def access_token(self) -> str:
+        if self.waiting is not None:
+            await self.waiting
         return "token"
 
     async def create_login_code(self, token: str) -> str:
@@ -121,7 +126,12 @@ class ChatPageTests(TestCase):
         opener = BrowserOpener(self.clock, self.state, lambda: self.display, browse or self.browse)
         self.addCleanup(opener.stopService)
         return ChatPage(
-            self.session, opener, self.window, lambda: self.local_link, lambda: self.is_disconnected
+            self.session,
+            opener,
+            self.window,
+            self.clock,
+            lambda: self.local_link,
+            lambda: self.is_disconnected,
         )
 
     def browse(self, address: str) -> bool:
@@ -183,6 +193,22 @@ class ChatPageTests(TestCase):
         self.assertEqual(address, f"{self.local_link}&view=settings")
         self.session.error, self.is_disconnected = None, True
         self.assertEqual(await self.opened_link(), self.local_link)
+
+    async def test_a_cloud_that_hangs_is_not_waited_for(self) -> None:
+        """What was asked goes on: the renewal of a token must not be cut off."""
+        cancelled: list[object] = []
+        self.session.waiting = Deferred(cancelled.append)
+        opening = Deferred.fromCoroutine(self.opened_link())
+        self.clock.advance(CLOUD_TIMEOUT - 1)
+        self.assertFalse(opening.called)
+        self.clock.advance(1)
+        self.assertEqual(await opening, self.local_link)
+        self.local_link = ""
+        failing = Deferred.fromCoroutine(self.page().open())
+        self.clock.advance(CLOUD_TIMEOUT)
+        await self.assertFailure(failing, BadGateway)
+        self.assertEqual(cancelled, [])
+        self.session.waiting.errback(BadGateway("too late"))
 
     async def test_opens_the_page_of_this_machine_on_request(self) -> None:
         self.window.works = self.window.is_open = True
