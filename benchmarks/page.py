@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -39,14 +40,14 @@ CONVERSATIONS = 2_000
 IS_READY = "document.querySelector('#send, #providers, #logged-out') !== null"
 #: Notes when the page is ready, and every task that is longer than 50 ms.
 OBSERVE = f"""
-window.readyAt = 0; window.longTasks = [];
+window.longTasks = [];
 new PerformanceObserver(list => {{
     for (const entry of list.getEntries()) longTasks.push(Math.round(entry.duration));
 }}).observe({{type: 'longtask', buffered: true}});
 const watch = new MutationObserver(() => {{
     if (!({IS_READY})) return;
     watch.disconnect();
-    requestAnimationFrame(() => setTimeout(() => {{ window.readyAt = performance.now(); }}));
+    requestAnimationFrame(() => setTimeout(() => {{ document.documentElement.dataset.readyAt = performance.now(); }}));
 }});
 watch.observe(document, {{childList: true, subtree: true}});
 """
@@ -216,8 +217,8 @@ class PageBenchmark:
         ]
 
     async def _wait_until_ready(self, tab: Tab) -> float:
-        await tab.do(lambda page: page.wait_for_function("window.readyAt > 0"))
-        return float(await tab.find("window.readyAt"))
+        await tab.expect("html", lambda it: it.to_have_attribute("data-ready-at", re.compile(".")))
+        return float(await tab.find("document.documentElement.dataset.readyAt"))
 
 
 async def measure(slowdown: float, only: list[str]) -> list[tuple[str, str]]:
