@@ -1,4 +1,5 @@
 import 'fake-indexeddb/auto';
+import {effect} from '@preact/signals';
 import {IDBFactory} from 'fake-indexeddb';
 import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
 import type {Conversation} from './conversation';
@@ -60,6 +61,19 @@ async function ask(repository: ConversationRepository, question: string): Promis
 const texts = (conversation: Conversation | null): readonly string[] => (conversation ? pathToLeaf(conversation).map(message => message.content) : []);
 
 describe('the repository', () => {
+  it('opens a conversation for who follows the user, as a page does that is loaded again', async () => {
+    const before = await openTab();
+    const {id} = await ask(before, 'Hello?');
+    await before.switchUser('');
+    const repository = await openTab('');
+    const states: unknown[] = [];
+    const stop = effect(() => { if (repository.userId.value) states.push(repository.open(id).value?.id); });
+    await repository.switchUser(ALICE);
+    await loaded(repository, id);
+    stop();
+    expect(states).toEqual([undefined, id]);
+  });
+
   it('shows a change at once, and keeps it over a reload', async () => {
     const before = await openTab();
     const {id, leaf} = await ask(before, 'Hello?');

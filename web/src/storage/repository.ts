@@ -101,12 +101,12 @@ export class ConversationRepository {
     await this.#leave();
     if (!userId) return;
     const generation = this.#generation;
-    this.#userId.value = userId;
+    this.#opening = this.#openStore(userId, generation);
     this.#state.value = 'opening';
     this.#channel = this.#options.openChannel(userId, message => {
       if (generation === this.#generation) void this.#receive(message);
     });
-    this.#opening = this.#openStore(userId, generation);
+    this.#userId.value = userId; // last: what follows it opens a conversation at once
     const store = await this.#opening;
     const summaries = await store.loadSummaries();
     if (generation !== this.#generation) return;
