@@ -148,8 +148,7 @@ async def test_a_huge_answer_leaves_the_page_usable(shared: Cluster, tab: Tab) -
     await log_in(tab, shared)
     await ask(tab)
     await tab.sees(f"{RESPONSE} .code", "let x = 1;")
-    for letter in "meanwhile":
-        await tab.use("#message", lambda box, letter=letter: box.press(letter))
+    await tab.use("#message", lambda box: box.press_sequentially("meanwhile"))
     await tab.expect("#message", lambda it: it.to_have_value("meanwhile"))
     await tab.expect(f"{RESPONSE} .text", lambda it: it.to_contain_text("THE END", timeout=60_000))
     await wait_for_end(tab)
