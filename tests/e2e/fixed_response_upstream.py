@@ -74,6 +74,11 @@ class FixedResponse(http.Request):
                 return
         self._timer = reactor.callLater(self._interval, self._write_lines)
 
+    @property
+    def written_lines(self) -> int:
+        """The number of lines that were written so far."""
+        return self._next
+
     def pauseProducing(self) -> None:
         self._paused = True
 

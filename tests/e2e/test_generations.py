@@ -15,6 +15,7 @@ from pytest_twisted import ensureDeferred
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 from tests.e2e.fixed_response_upstream import full_response, sha256
+from tests.e2e.process_info import proc_status
 from tests.fake_ollama import Script
 
 PATH = "/ctllm/desktop/generations"
@@ -62,6 +63,11 @@ async def list_generations(faulty: FaultyCluster) -> list[dict[str, Any]]:
     return found
 
 
+def memory(pid: int) -> int:
+    """Return the most bytes that a process has had in memory."""
+    return int(proc_status(pid)["VmHWM"].split()[0]) * 1024
+
+
 async def kill_proxy(faulty: FaultyCluster) -> None:
     os.kill(faulty.proxy_pid(), signal.SIGKILL)
 
@@ -76,15 +82,20 @@ async def cut_tunnel(faulty: FaultyCluster) -> None:
     faulty.client_relay.reset()
 
 
-@pytest.mark.parametrize("interrupt", [kill_proxy, restart_cloud, cut_tunnel])
+@pytest.mark.parametrize(
+    ("interrupt", "pad"),
+    [(kill_proxy, 30_000), (kill_proxy, 0), (restart_cloud, 0), (cut_tunnel, 0)],
+)
 @ensureDeferred
 async def test_a_generation_goes_on_where_its_reader_was(
-    faulty: FaultyCluster, interrupt: Callable[[FaultyCluster], Awaitable[None]]
+    faulty: FaultyCluster, interrupt: Callable[[FaultyCluster], Awaitable[None]], pad: int
 ) -> None:
     """Not one byte is lost or repeated, for three readers at three places of it."""
+    expected = full_response(LINES, pad)
     await faulty.start()
     await faulty.add_desktop()
-    id, first = await start(faulty, LINES, 0.03)
+    id, first = await start(faulty, LINES, 0.03, pad)
+    await first.wait_for_lines(1)
     readers = [first, await read(faulty, id, 0), await read(faulty, id, 0)]
     for number, reader in enumerate(readers):
         await reader.wait_for_lines(10 + 15 * number)
@@ -96,21 +107,27 @@ async def test_a_generation_goes_on_where_its_reader_was(
         rest = await read_after_reconnect(faulty, id, len(reader.complete_lines))
         assert rest.complete
         whole = reader.complete_lines + bytes(rest.body)
-        assert sha256(whole) == sha256(full_response(LINES))
+        assert sha256(whole) == sha256(expected)
     assert faulty.upstream.request_count == 1
     (listed,) = await list_generations(faulty)
-    assert (listed["state"], listed["bytes"]) == ("complete", len(full_response(LINES)))
+    assert (listed["state"], listed["bytes"]) == ("complete", len(expected))
 
 
 @ensureDeferred
 async def test_a_response_of_megabytes_is_read_at_any_pace(faulty: FaultyCluster) -> None:
-    """Twenty readers, of which one reads nothing for a while: the others do not wait for it."""
+    """Twenty readers, and twenty that read nothing: nobody waits for these."""
     await faulty.start()
     await faulty.add_desktop()
+    pid = faulty.desktops[0].pid
+    memory_before = memory(pid)
     expected = full_response(600, 16_000)
     id, first = await start(faulty, 600, pad=16_000, port=faulty.cluster.cloud_port)
     first.transport.pauseProducing()
     offsets = [len(expected) * number // 20 for number in range(20)]
+    await wait_until(lambda: faulty.upstream.request_count, "the request to arrive")
+    stalled = [await read(faulty, id, 0) for _ in range(19)]
+    for reader in stalled:
+        reader.transport.pauseProducing()
 
     async def has_ended() -> bool:
         return [each["state"] for each in await list_generations(faulty)] == ["complete"]
@@ -121,6 +138,7 @@ async def test_a_response_of_megabytes_is_read_at_any_pace(faulty: FaultyCluster
         await reader.wait_closed()
         assert (reader.status, reader.complete) == (200, True)
         assert sha256(bytes(reader.body)) == sha256(expected[offset:])
+    assert memory(pid) - memory_before < 5 * len(expected)  # and not twenty times
     assert not first.closed
     first.transport.resumeProducing()
     await first.wait_closed()
@@ -134,6 +152,7 @@ async def test_a_generation_ends_when_it_is_deleted_or_nobody_reads_it(
     await faulty.start()
     await faulty.add_desktop("--generation-grace-seconds=2")
     id, reader = await start(faulty, 10_000, 0.02)
+    await reader.wait_for_lines(1)
     other = await read(faulty, id, 0)
     await other.wait_for_lines(5)
     status, _, _ = await faulty.cluster.request("DELETE", f"{PATH}/{id}", token=faulty.token)
@@ -221,3 +240,120 @@ async def test_what_is_refused_and_what_passes(shared: Cluster) -> None:
     big = "x" * (20 * 1024 * 1024)
     image = {"model": "llama3.2", "messages": [{"role": "user", "content": "?", "images": [big]}]}
     assert (await post(page, request=image))[1]["done"] is True
+
+
+def chat(model: str = "llama3.2", **more: Any) -> dict[str, Any]:
+    """Return the body that starts a generation."""
+    request = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
+    return {"id": token_hex(16), "path": "/api/chat", "request": request, **more}
+
+
+ODD = '{"error": "odd"}'
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "ending", "is_clean", "state"),
+    [
+        (Script(error_before=(400, ODD, {})), 400, {"error": "odd"}, True, "failed"),
+        (Script(error_before=(500, ODD, {})), 500, {"error": "odd"}, True, "failed"),
+        (Script(error_in_stream=(2, "no memory")), 200, {"error": "no memory"}, True, "complete"),
+        (Script(break_after=2), 200, "upstream_failed", False, "failed"),
+    ],
+)  # fmt: skip
+@ensureDeferred
+async def test_errors_of_ollama_reach_every_reader(
+    shared: Cluster, script: Script, status: int, ending: Any, is_clean: bool, state: str
+) -> None:
+    """The first reader, and one that comes after the end."""
+    assert shared.ollama is not None
+    shared.ollama.script("/api/chat", script, times=1)
+    body, token = chat(), shared.alice_token
+    first = await send_request(shared.cloud_port, "POST", PATH, token, body)
+    await first.wait_closed()
+    path = f"{PATH}/{body['id']}"
+    later = await (await send_request(shared.cloud_port, "GET", path, token)).wait_closed()
+    assert bytes(first.body) == bytes(later.body)
+    for reader in (first, later):
+        last = json.loads(reader.body.splitlines()[-1])
+        assert reader.status == status
+        assert ending in (last, isinstance(last["error"], dict) and last["error"]["code"]), last
+        assert reader.complete is is_clean
+    _, _, listed = await shared.request("GET", PATH, token=token)
+    states = {each["id"]: each["state"] for each in json.loads(listed)["generations"]}
+    assert states[body["id"]] == state
+
+
+@ensureDeferred
+async def test_the_owners_restrictions_apply(cluster: Cluster) -> None:
+    """Models of ollama.com, and what the desktop does not allow, do not reach Ollama."""
+    await cluster.start_cloud()
+    ollama, port = cluster.start_fake_ollama("llama3.2", "gpt-oss:120b-cloud")
+    desktop = await cluster.start_desktop("alice", port, "--remote-models=refuse")
+    token = await cluster.create_token("alice")
+    for model, expected in (("gpt-oss:120b-cloud", 403), ("llama3.2", 200)):
+        status, _, body = await cluster.request("POST", PATH, chat(model), token)
+        assert status == expected, body
+    await desktop.stop()
+    cluster.run_role(
+        "desktop", "alice", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off",
+        "--allowed-requests=manage",
+    )  # fmt: skip
+
+    async def status_without_use() -> bool:
+        status, _, body = await cluster.request("POST", PATH, chat(), token)
+        return status == 403 and b"desktop.allowed_requests" in body
+
+    await wait_until(status_without_use, "the refusal of a desktop without the scope use")
+    bodies = [record.body for record in ollama.requests if record.path == "/api/chat"]
+    assert [json.loads(body)["model"] for body in bodies if body] == ["llama3.2"]
+
+
+@ensureDeferred
+async def test_a_log_out_ends_the_readers_of_that_session_alone(faulty: FaultyCluster) -> None:
+    """The generation goes on for the other session, which reads all of it."""
+    await faulty.start()
+    await faulty.add_desktop()
+    code = (await faulty.cluster.create_invite("alice")).partition("#invite=")[2]
+    _, headers, body = await faulty.cluster.request(
+        "POST", "/ctllm/session", {"invite": code, "client": "browser"}
+    )
+    ended, cookie = json.loads(body), headers["set-cookie"].partition(";")[0]
+    id, reader = await start(faulty, 200, 0.03)
+    await reader.wait_for_lines(1)
+    other = await read(faulty, id, 0, ended["token"])
+    await other.wait_for_lines(5)
+    status, _, _ = await faulty.cluster.request(
+        "DELETE", "/ctllm/session", headers={"Cookie": cookie}
+    )
+    assert status == 204
+    await other.wait_closed()
+    assert not other.complete
+    again = await (await read(faulty, id, 0, ended["token"])).wait_closed()
+    assert again.status == 401
+    await reader.wait_closed()
+    assert sha256(bytes(reader.body)) == sha256(full_response(200))
+
+
+@ensureDeferred
+async def test_quitting_waits_for_a_generation_that_nobody_reads(faulty: FaultyCluster) -> None:
+    await faulty.start()
+    await faulty.add_desktop()
+    _, reader = await start(faulty, 60, 0.05)
+    await reader.wait_for_lines(5)
+    (running,) = faulty.upstream.active
+    reader.disconnect()
+    await faulty.cluster.run_ctllm("alice-0", "quit", "--seconds=30")
+    assert not faulty.upstream.active
+    assert running.written_lines == 60
+
+
+@ensureDeferred
+async def test_a_stopped_desktop_closes_its_requests(faulty: FaultyCluster) -> None:
+    await faulty.start()
+    await faulty.add_desktop()
+    _, reader = await start(faulty, 10_000, 0.02)
+    await reader.wait_for_lines(5)
+    await faulty.desktops[0].stop()
+    await wait_until(lambda: not faulty.upstream.active, "Ollama's connection to close")
+    await reader.wait_closed()
+    assert not reader.complete

@@ -49,10 +49,19 @@ class Generation:
         start_request: Callable[[RequestHead, ResponseSink], RequestSink],
         head: RequestHead,
         body: bytes,
+        on_body_released: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send the request; raises CtllmError if it is refused at once."""
-        self._request = RequestSender(body)
-        self._request.send_to(start_request(head, self))
+        """Send the request; raises CtllmError if it is refused at once.
+
+        `on_body_released` is called once, when `body` was sent or is not needed any more.
+        """
+        self._request = RequestSender(body, on_body_released)
+        try:
+            sink = start_request(head, self)
+        except BaseException:
+            self._request.discard()
+            raise
+        self._request.send_to(sink)
 
     @property
     def size(self) -> int:
@@ -144,7 +153,9 @@ class Generation:
         if self.state is not State.RUNNING:
             return
         self.state, self.error = state, error
-        self._request = None
+        if self._request is not None:
+            self._request.discard()
+            self._request = None
         self._send()
         self._on_change()
 
@@ -246,17 +257,23 @@ class Reader:
 
 
 class RequestSender:
-    """Sends a complete body to a RequestSink, which may pause it."""
+    """Sends a complete body to a RequestSink, which may pause it.
 
-    def __init__(self, body: bytes) -> None:
-        self._unsent = memoryview(body)
+    The body is held until it was sent, and no longer: a generation may last for hours after that.
+    `on_released` is then called, once.
+    """
+
+    def __init__(self, body: bytes, on_released: Callable[[], None]) -> None:
+        self._body: bytes | None = body
+        self._on_released = on_released
+        self._position = 0
         self._sink: RequestSink | None = None
         self._is_paused = False
 
     def send_to(self, sink: RequestSink) -> None:
-        """Send the body to `sink`."""
+        """Send the body to `sink`, which may have paused it already."""
         self._sink = sink
-        self.resume()
+        self._send()
 
     def pause(self) -> None:
         """Stop sending."""
@@ -265,14 +282,33 @@ class RequestSender:
     def resume(self) -> None:
         """Continue sending."""
         self._is_paused = False
-        while self._sink is not None and self._unsent and not self._is_paused:
-            piece, self._unsent = self._unsent[:PIECE], self._unsent[PIECE:]
-            self._sink.write(bytes(piece))
-            if not self._unsent and self._sink is not None:
-                self._sink.finish()
+        self._send()
+
+    def _send(self) -> None:
+        while self._sink is not None and self._body is not None and not self._is_paused:
+            piece = self._body[self._position : self._position + PIECE]
+            self._position += len(piece)
+            is_last = self._position >= len(self._body)
+            if is_last:
+                self._release()
+            sink = self._sink
+            sink.write(piece)
+            if is_last and self._sink is not None:
+                sink.finish()
 
     def cancel(self, error: CtllmError) -> None:
         """Cancel the request."""
-        sink, self._sink = self._sink, None
+        sink = self._sink
+        self.discard()
         if sink is not None:
             sink.cancel(error)
+
+    def discard(self) -> None:
+        """Send nothing more: the response has ended."""
+        self._sink = None
+        self._release()
+
+    def _release(self) -> None:
+        if self._body is not None:
+            self._body = None
+            self._on_released()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.desktop.resources.generations.generation import Generation, State
 from ctllm.desktop.resources.generations.messages import (
     GenerationStatus,
@@ -29,7 +31,8 @@ class GenerationLimits:
 
     One that nobody reads is cancelled after `grace` seconds. One that has ended is retained for
     `retention` seconds after its last reader. `max_bytes` are those of one response,
-    `max_total_bytes` those of all.
+    `max_total_bytes` those of all. `max_request_bytes` are those of all requests that were not sent
+    to Ollama yet.
     """
 
     grace: float = 120
@@ -38,6 +41,7 @@ class GenerationLimits:
     max_retained: int = 128
     max_bytes: int = 32 * MEBIBYTE
     max_total_bytes: int = 128 * MEBIBYTE
+    max_request_bytes: int = 128 * MEBIBYTE
 
 
 @dataclass(slots=True)
@@ -50,7 +54,8 @@ class _Entry:
 class GenerationRegistry:
     """The generations, by id. `start_request` is that of the policy for requests of clients.
 
-    `now` returns epoch seconds.
+    `now` returns epoch seconds. `request_bytes` counts the requests that are received or were not
+    sent to Ollama yet.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class GenerationRegistry:
         self._limits = limits
         self._entries: dict[str, _Entry] = {}
         self._retained_bytes = 0
+        self.request_bytes = BufferBudget(limits.max_request_bytes)
 
     @property
     def running(self) -> int:
@@ -107,8 +113,10 @@ class GenerationRegistry:
         )  # fmt: skip
         head = _request_head(parameters.path, len(body), scopes, models)
         self._entries[parameters.id] = _Entry(status, generation, timeout)
+        self.request_bytes.reserve(len(body))
+        release = partial(self.request_bytes.release, len(body))
         try:
-            generation.start(self._start_request, head, body)
+            generation.start(self._start_request, head, body, release)
         except BaseException:
             del self._entries[parameters.id]
             raise

@@ -16,6 +16,7 @@ from ctllm.errors import (
     MethodNotAllowed,
     NotFound,
     RangeNotSatisfiable,
+    ServiceUnavailable,
 )
 from ctllm.http.header_policy import ALLOWED_MODELS, SCOPE
 from ctllm.http.interfaces import RequestSink, ResponseSink
@@ -24,6 +25,10 @@ from ctllm.http.message.head import RequestHead, get_header
 #: The largest body, in bytes: a conversation with images.
 MAX_BODY = 64 * MEBIBYTE
 PATH = b"/ctllm/desktop/generations"
+_BUSY = ServiceUnavailable(
+    "Too many large messages are on their way to the model of this desktop. Try again in a moment.",
+    retry_after=5,
+)
 _TARGET = re.compile(rb"/ctllm/desktop/generations/([0-9a-f]{32})(?:\?from=([0-9]{1,15}))?")
 
 
@@ -84,6 +89,7 @@ class _Start:
         self._sink = sink
         self._registry = registry
         self._max_body = max_body
+        self._budget = registry.request_bytes
         self._body = bytearray()
         self._reader: Reader | None = None
         self._is_paused = False
@@ -93,16 +99,21 @@ class _Start:
         """Receive data of the body."""
         if self._has_ended or self._reader is not None:
             return
-        self._body += data
-        if len(self._body) > self._max_body:
+        if len(self._body) + len(data) > self._max_body:
             self._fail(ContentTooLarge(f"A message takes at most {self._max_body:,} bytes."))
+        elif self._budget.is_full:
+            self._fail(_BUSY)
+        else:
+            self._body += data
+            self._budget.reserve(len(data))
 
     def finish(self) -> None:
         """Start the generation."""
         if self._has_ended:
             return
+        body = self._take_body()
         try:
-            parameters = decode_json(bytes(self._body), StartGeneration, self._max_body)
+            parameters = decode_json(body, StartGeneration, self._max_body)
             scopes = get_header(self._head.headers, SCOPE.lower()) or b"use"
             models = get_header(self._head.headers, ALLOWED_MODELS.lower())
             generation = self._registry.start(parameters, scopes, models)
@@ -111,7 +122,6 @@ class _Start:
         except CtllmError as error:
             self._fail(error)
         else:
-            self._body.clear()
             self._reader = generation.add_reader(self._sink, 0)
             if self._is_paused:
                 self._reader.pause_response()
@@ -120,7 +130,7 @@ class _Start:
     def cancel(self, error: CtllmError) -> None:
         """The client has left: the generation goes on for its grace time."""
         self._has_ended = True
-        self._body.clear()
+        self._take_body()
         if self._reader is not None:
             self._reader.cancel(error)
 
@@ -138,5 +148,12 @@ class _Start:
 
     def _fail(self, error: CtllmError) -> None:
         self._has_ended = True
-        self._body.clear()
+        self._take_body()
         self._sink.fail(error)
+
+    def _take_body(self) -> bytes:
+        """Return what was received of the body, and count it no longer."""
+        body = bytes(self._body)
+        self._body.clear()
+        self._budget.release(len(body))
+        return body

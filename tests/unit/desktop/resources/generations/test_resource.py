@@ -27,6 +27,7 @@ class ResourceCase(SynchronousTestCase):
         self.clock = Clock()
         self.ollama: list[tuple[RequestHead, Any, Any]] = []
         self.refusal: CtllmError | None = None
+        self.is_ollama_stalled = False
         self.make(GenerationLimits(grace=120, retention=600))
 
     def make(self, limits: GenerationLimits) -> None:
@@ -37,6 +38,8 @@ class ResourceCase(SynchronousTestCase):
         if self.refusal is not None:
             raise self.refusal
         request = FakeRequestSink()
+        if self.is_ollama_stalled:
+            sink.pause_request_body()
         self.ollama.append((head, sink, request))
         return request
 
@@ -107,6 +110,32 @@ class StartTests(ResourceCase):
             self.assertEqual(self.request("POST", PATH, body).error.code, "bad_request", body)
         self.assertEqual(self.request("POST", PATH, bytes(1001)).error.code, "too_large")
         self.assertEqual((self.ollama, self.listed()), ([], []))
+
+    def test_requests_on_their_way_have_a_budget(self) -> None:
+        """Those that are received, and those that Ollama does not read."""
+        self.make(GenerationLimits(max_request_bytes=300))
+        receiving = self.resource.start_request(
+            RequestHead(b"POST", PATH.encode(), ()), FakeResponseSink()
+        )
+        receiving.write(bytes(300))
+        self.assertEqual(self.post().error.code, "overloaded")
+        receiving.cancel(ClientDisconnected("gone"))
+        self.assertEqual(self.registry.request_bytes.reserved, 0)
+
+        self.is_ollama_stalled = True
+        big = {"model": "m", "prompt": "x" * 400}
+        self.assertIsNone(self.post("ab" * 16, request=big).error)
+        self.assertGreater(self.registry.request_bytes.reserved, 400)
+        self.assertEqual(self.post("cd" * 16).error.code, "overloaded")
+        self.ollama[0][1].resume_request_body()
+        self.assertEqual(self.registry.request_bytes.reserved, 0)
+        self.assertTrue(self.ollama[0][2].is_finished)
+        self.assertIsNone(self.post("cd" * 16).error)
+        self.registry.get("cd" * 16).cancel()
+        self.assertEqual(self.registry.request_bytes.reserved, 0)
+        self.refusal = OllamaDown("There is no Ollama.")
+        self.post("ef" * 16)
+        self.assertEqual(self.registry.request_bytes.reserved, 0)
 
     def test_a_refusal_leaves_nothing_behind(self) -> None:
         self.refusal = OllamaDown("down")
