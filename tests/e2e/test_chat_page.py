@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Page
 from pytest_twisted import ensureDeferred
 
-from ctllm import __version__
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.cluster import Cluster, wait_until
 from tests.fake_ollama import Record, Script
@@ -187,22 +186,6 @@ async def test_logging_in_or_out_updates_other_tabs(shared: Cluster, tab: Tab) -
 
 
 @ensureDeferred
-async def test_settings_open_from_a_link_and_from_the_page(shared: Cluster, tab: Tab) -> None:
-    link = await shared.create_invite("alice")
-    await tab.open(f"{link}&view=settings")
-    await tab.click("Log in as alice")
-    await tab.sees("#settings-user", "alice")
-    await tab.sees("#settings-url", shared.url)
-    await tab.sees("#settings-desktops", "Ollama is running")
-    assert await tab.find("location.hash") == "#view=settings"
-    await tab.click("Close")
-    await tab.misses("#settings")
-    await tab.do(lambda page: page.wait_for_url(f"{shared.url}/"))
-    await tab.click("Settings")
-    await tab.sees("#settings-user", "alice")
-
-
-@ensureDeferred
 async def test_the_session_survives_a_reload_and_ends_with_logging_out(
     shared: Cluster, tab: Tab
 ) -> None:
@@ -241,113 +224,6 @@ async def test_the_access_token_is_renewed_before_it_expires(shared: Cluster, ta
     await tab.do(lambda page: page.context.clear_cookies())
     assert await tab.do(lambda page: after(page, 20)) == 401
     await tab.sees("#logged-out-reason", "Your session has ended.")
-
-
-# -- the path
-
-
-@ensureDeferred
-async def test_the_path_and_the_models_are_shown(shared: Cluster, tab: Tab) -> None:
-    """Each node shows its state and its version, name or models."""
-    await log_in_until_ready(tab, shared)
-    await expect_path(tab, **dict.fromkeys(NODES, "ok"))
-    [desktop] = await shared.list_desktops(shared.alice_token)
-    await tab.sees("#cloud .detail", f"ctllm {__version__}")
-    await tab.sees("#proxy .detail", "running")
-    await tab.sees("#desktop .detail", desktop["name"])
-    await tab.sees("#ollama .detail", f"version {desktop['version']}")
-    await tab.expect("#models option", lambda it: it.to_have_text(shared.ollama.models))
-    await tab.misses("#demo")
-
-
-@ensureDeferred
-async def test_a_user_without_a_desktop_sees_the_command_to_connect_one(
-    shared: Cluster, tab: Tab
-) -> None:
-    """The proxy is shown as running, and after it was stopped as not running."""
-    await tab.hurry()
-    await log_in(tab, shared, "carol")
-    await expect_path(tab, proxy="ok", desktop="off", ollama="unknown")
-    await tab.sees("#hint", "ctllm login")
-    await tab.expect("#send", lambda it: it.to_be_disabled())
-    token = await shared.create_token("carol")
-    assert (await shared.request("DELETE", "/ctllm/proxy", token=token))[0] == 204
-    await expect_path(tab, proxy="off", desktop="unknown", ollama="unknown")
-    await tab.sees("#proxy .detail", "not running")
-
-
-@pytest.mark.parametrize(
-    ("status", "state", "detail", "hint"),
-    [
-        ({"state": "starting", "error": None}, "waiting", "starting", ""),
-        ({"state": "failed", "error": "It ran out of luck."}, "off", "did not start", "of luck"),
-    ],
-)
-@ensureDeferred
-async def test_a_proxy_that_is_not_running_is_shown_with_its_state(
-    shared: Cluster, tab: Tab, status: dict[str, Any], state: str, detail: str, hint: str
-) -> None:
-    """The test replaces the cloud's response, because these states last too short a time."""
-    response = {"since": 0, "exchanges": 0, "desktops": 0, "idle_seconds": None, **status}
-    await tab.do(
-        lambda page: page.route(
-            "**/ctllm/proxy",
-            lambda route: (
-                route.fulfill(json=response) if route.request.method == "GET" else route.continue_()
-            ),
-        )
-    )
-    await log_in(tab, shared)
-    await expect_path(tab, cloud="ok", proxy=state, desktop="unknown", ollama="unknown")
-    await tab.sees("#proxy .detail", detail)
-    await tab.expect("#hint", lambda it: it.to_contain_text(hint))
-
-
-@ensureDeferred
-async def test_a_browser_without_a_network_is_shown_as_offline(shared: Cluster, tab: Tab) -> None:
-    """The path is complete again once the network is back."""
-    await log_in_until_ready(tab, shared)
-    await tab.do(lambda page: page.context.set_offline(True))
-    await expect_path(tab, browser="off", cloud="off", proxy="unknown", desktop="unknown")
-    await tab.do(lambda page: page.context.set_offline(False))
-    await expect_path(tab, **dict.fromkeys(NODES, "ok"))
-
-
-def start_ollama(cluster: Cluster, port: int) -> Any:
-    """Start a fake Ollama in a process that the test can kill."""
-    return cluster.start_process(
-        "ollama", "python", "-m", "tests.fake_ollama", f"--port={port}", "--model=llama3.2"
-    )
-
-
-@ensureDeferred
-async def test_the_path_follows_failures_and_recoveries(cluster: Cluster, tab: Tab) -> None:
-    """Ollama, the desktop and the cloud stop and start; the page updates without a reload."""
-    port = free_port()
-    cloud = await cluster.start_cloud("--reconnect-grace-seconds=1")
-    options = ("--ollama-check-interval-seconds=1", "--desktop-name=attic")
-    ollama = start_ollama(cluster, port)
-    desktop = await cluster.start_desktop("alice", port, *options)
-    await tab.hurry()
-    await log_in_until_ready(tab, cluster)
-    await ollama.stop(signal.SIGKILL)
-    await expect_path(tab, desktop="ok", ollama="off")
-    await tab.sees("#hint", "Ollama is not running on attic. Start it there.")
-    start_ollama(cluster, port)
-    await expect_path(tab, ollama="ok")
-    await desktop.stop()
-    await expect_path(tab, proxy="ok", desktop="off", ollama="unknown")
-    await tab.sees("#hint", "No desktop is connected.")
-    cluster.run_role(
-        "desktop", "alice", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off", *options
-    )
-    await expect_path(tab, desktop="ok", ollama="ok")
-    await cloud.stop(signal.SIGKILL)
-    await expect_path(tab, browser="ok", cloud="off", proxy="unknown", desktop="unknown")
-    await tab.sees("#hint", "The cloud cannot be reached. Trying again in 5 s.")
-    await cluster.start_cloud("--reconnect-grace-seconds=1")
-    await expect_path(tab, **dict.fromkeys(NODES, "ok"))
-    await tab.sees("#user-name", "alice")
 
 
 # -- chat

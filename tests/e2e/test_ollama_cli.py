@@ -166,6 +166,8 @@ async def test_machines_are_renamed_and_removed_in_the_settings(
     await tab.use(f"{row} input", lambda box: box.fill("Kitchen"))
     await tab.use(f"{row} input", lambda box: box.press("Tab"))
     await tab.use(f"{row} [aria-label='Remove Kitchen']", lambda button: button.click())
+    await tab.sees("#confirmation", "Remove “Kitchen”?")
+    await tab.use("#confirmation .danger", lambda button: button.click())
     await tab.misses(row)
     await tab.click("Close")
     assert (await cli.send("GET", "/api/tags"))[0] == 401

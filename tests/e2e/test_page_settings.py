@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page
 from pytest_twisted import ensureDeferred
 
 from tests.e2e.chromium import Chromium, Tab
@@ -82,6 +83,43 @@ async def test_a_preference_that_is_damaged_is_ignored(shared: Cluster, tab: Tab
         await tab.do(lambda page: page.reload())
         await tab.sees("#settings h1", "Settings")
     await tab.find("localStorage.removeItem('ctllm.preferences')")
+
+
+@ensureDeferred
+async def test_conversations_are_exported_deleted_and_imported(shared: Cluster, tab: Tab) -> None:
+    """The settings say how many there are, and where they are kept."""
+    text = "# A plan\n\n<!-- user 2026-11-29T00:00:00.000Z -->\n## You\n\nWater the plants.\n"
+    file: Any = {"name": "plan.md", "mimeType": "text/markdown", "buffer": text.encode()}
+    await show_settings(tab, shared)
+    await tab.sees("#settings-conversations", "0 conversations are in this browser.")
+    choose_file = "#settings-conversations input[type=file]"
+    await tab.use(choose_file, lambda box: box.set_input_files([file]))
+    await tab.sees(".toasts", "1 conversation was imported.")
+    await tab.sees("#settings-conversations", "1 conversation is in this browser.")
+
+    def export(page: Page) -> tuple[str, str]:
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Export all").click()
+        return download.value.suggested_filename, download.value.path().read_text()
+
+    name, content = await tab.do(export)
+    assert name.startswith("ctllm ") and name.endswith(".json"), name
+    [conversation] = json.loads(content)["conversations"]
+    assert "Water the plants." in json.dumps(conversation)
+    await tab.click("Delete all")
+    await tab.sees("#confirmation", "Delete all conversations?")
+    await tab.use("#confirmation .danger", lambda button: button.click())
+    await tab.sees("#settings-conversations", "0 conversations are in this browser.")
+    exported: Any = {"name": name, "mimeType": "application/json", "buffer": content.encode()}
+    await tab.use(choose_file, lambda box: box.set_input_files([exported]))
+    await tab.sees("#settings-conversations", "1 conversation is in this browser.")
+    broken: Any = {"name": "x.json", "mimeType": "application/json", "buffer": b"{}"}
+    await tab.use(choose_file, lambda box: box.set_input_files([broken]))
+    await tab.sees(".toasts", "no conversations in it")
+    await tab.click("Where they are kept")
+    await tab.sees("#sync-dialog", "This browser")
+    await tab.do(lambda page: page.keyboard.press("Escape"))
+    await tab.misses("#sync-dialog")
 
 
 @ensureDeferred

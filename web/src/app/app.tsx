@@ -12,6 +12,7 @@ import {MachineDialog} from '../session/machine-dialog';
 import {user} from '../session/session';
 import {PathLine} from '../status/path-line';
 import {watchStatus} from '../status/status-store';
+import {showsSyncDialog} from '../storage/sync-status';
 import {IconButton} from '../ui/button';
 import {Confirmation} from '../ui/confirmation';
 import {Lazy} from '../ui/lazy';
@@ -39,6 +40,7 @@ const LATE: Readonly<Record<LateView, () => Promise<{readonly default: Component
 /** These say nothing about a person. */
 const FOR_EVERYBODY: readonly View[] = ['privacy', 'status'];
 
+const loadSyncDialog = (): Promise<{readonly default: ComponentType}> => import('../storage/sync-dialog');
 const loadShortcuts = (): Promise<{readonly default: ComponentType}> => import('./shortcuts-dialog');
 
 function CurrentView(): VNode | null {
@@ -77,6 +79,7 @@ export function App(): VNode {
       <Sidebar />
       <main id="main" class="view" ref={main} tabIndex={-1}><UpdateBanner /><CurrentView /></main>
       {showsShortcuts.value && <Lazy load={loadShortcuts} />}
+      {showsSyncDialog.value && user.value && <Lazy load={loadSyncDialog} />}
       <LoginDialog />
       <MachineDialog />
       <Confirmation />

@@ -6,6 +6,7 @@ import {plural, t} from '../i18n/i18n';
 import {conversations} from '../storage/conversations';
 import {exportJson, exportMarkdown, fileName, saveFile, type Load} from '../storage/export';
 import {ImportError, importFile} from '../storage/import';
+import {showsSyncDialog} from '../storage/sync-status';
 import {Button} from '../ui/button';
 import {askToConfirm} from '../ui/confirmation';
 import {showToast} from '../ui/toast';
@@ -41,6 +42,7 @@ export function ConversationsSection(): VNode {
     <Section id="settings-conversations" title={t('settings.conversations')} explanation={t('settings.conversationsExplained')}>
       <p>{plural('settings.keptHere', ids.length)}</p>
       <div class="buttons start">
+        <Button icon="settings" onClick={() => { showsSyncDialog.value = true; }}>{t('settings.where')}</Button>
         <Button icon="download" disabled={hasNone} busy={isBusy.value} onClick={() => void save('json')}>{t('settings.export')}</Button>
         <Button icon="download" disabled={hasNone} busy={isBusy.value} onClick={() => void save('md')}>{t('settings.exportMarkdown')}</Button>
         <Button icon="upload" busy={isBusy.value} onClick={() => file.current?.click()}>{t('settings.import')}</Button>

@@ -1,15 +1,14 @@
-/** A line that says where the conversations are, a question about new desktops, and the dialog with the choices. */
+/** A line that says where the conversations are, and a question about new desktops. */
 import {signal} from '@preact/signals';
 import type {VNode} from 'preact';
 import {plural, t} from '../i18n/i18n';
 import {Icon, type IconName} from '../ui/icon';
-import {Lazy} from '../ui/lazy';
 import type {DesktopSync} from './sync';
 import {synchronisation} from './synchronisation';
 
+/** The page has one such dialog: the settings open it, too. */
 export const showsSyncDialog = signal(false);
 
-const loadDialog = (): Promise<{readonly default: () => VNode}> => import('./sync-dialog');
 /** A page that was closed asks again. */
 const postponed = signal<readonly string[]>([]);
 
@@ -23,7 +22,6 @@ export function SyncStatus(): VNode {
       <button id="sync-status" type="button" class="plain with-icon" onClick={() => { showsSyncDialog.value = true; }}>
         <Icon name={icon} /><span>{text}</span>
       </button>
-      {showsSyncDialog.value && <Lazy load={loadDialog} />}
     </>
   );
 }

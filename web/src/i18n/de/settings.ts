@@ -23,6 +23,7 @@ export const settings = {
   'settings.conversationsExplained': 'Sie liegen in diesem Browser, und auf einem deiner Desktops, wenn du das willst. Dazwischen wird nichts von ihnen aufbewahrt.',
   'settings.keptHere.one': '{count} Gespräch liegt in diesem Browser.',
   'settings.keptHere.other': '{count} Gespräche liegen in diesem Browser.',
+  'settings.where': 'Wo sie aufbewahrt werden',
   'settings.export': 'Alle exportieren',
   'settings.exportMarkdown': 'Als Markdown exportieren',
   'settings.import': 'Importieren',

@@ -23,6 +23,7 @@ export const settings = {
   'settings.conversationsExplained': 'They are kept in this browser, and on a desktop of yours if you want that. Nothing of them is kept in between.',
   'settings.keptHere.one': '{count} conversation is in this browser.',
   'settings.keptHere.other': '{count} conversations are in this browser.',
+  'settings.where': 'Where they are kept',
   'settings.export': 'Export all',
   'settings.exportMarkdown': 'Export as Markdown',
   'settings.import': 'Import',
