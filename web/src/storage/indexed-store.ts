@@ -220,11 +220,6 @@ export class IndexedStore implements ConversationStore {
     this.database.close();
   }
 
-  async destroy(): Promise<void> {
-    this.database.close();
-    await deleteDatabase(this.database.name);
-  }
-
   /** Runs `work` in a transaction; resolves when that is complete. `work` awaits nothing but the requests in it. */
   async #run<T>(names: readonly StoreName[], mode: IDBTransactionMode, work: (stores: (name: StoreName) => IDBObjectStore) => Promise<T>): Promise<T> {
     const transaction = this.database.transaction(names, mode);

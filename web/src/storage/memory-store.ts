@@ -89,10 +89,6 @@ export class MemoryStore implements ConversationStore {
   }
 
   close(): void {}
-
-  async destroy(): Promise<void> {
-    for (const map of [this.#conversations, this.#deletions, this.#desktops, this.#syncRecords]) map.clear();
-  }
 }
 
 function summaryOf({conversation, changes}: {readonly conversation: Conversation; readonly changes: number}): StoredSummary {

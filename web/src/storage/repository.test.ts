@@ -193,11 +193,21 @@ describe('the repository', () => {
     expect(await store.loadSummaries()).toHaveLength(1);
   });
 
-  it('removes everything of a user, in all tabs', async () => {
-    const [one, two] = [await openTab(), await openTab()];
-    await ask(one, 'Shared computer?');
-    await one.destroy();
-    await vi.waitFor(() => expect([one.state.value, two.state.value]).toEqual(['closed', 'closed']));
-    expect((await openTab()).summaries.value).toEqual([]);
+  it('removes the content of what was deleted, also if the tab that did it is closed', async () => {
+    const [one, two] = [await openTab(), await openTab(ALICE, {undoDelay: 20})];
+    const {id} = await ask(one, 'Gone?');
+    tabs.forEach(each => each.onMessage({kind: 'deleted', ids: [id]}));
+    await (await one.store).delete({id, at: 0, undoUntil: 0, told: []});
+    await one.switchUser('');
+    await vi.waitFor(async () => expect(await (await two.store).loadTexts([id])).toEqual([]));
+  });
+
+  it('writes nothing of one user for another', async () => {
+    const repository = await openTab('alice');
+    const conversation = await ask(repository, 'Mine?');
+    const merging = repository.mergeIn({...conversation, id: 'b'.repeat(32)}).catch((error: unknown) => error);
+    await repository.switchUser('bob');
+    await merging;
+    expect([repository.summaries.value, await (await repository.store).loadSummaries()]).toEqual([[], []]);
   });
 });

@@ -24,8 +24,7 @@ export type StorageState =
 export type TabMessage =
   | {readonly kind: 'written'; readonly id: Id; readonly messages: readonly Id[]; readonly summary: ConversationSummary}
   | {readonly kind: 'deleted'; readonly ids: readonly Id[]}
-  | {readonly kind: 'restored'; readonly id: Id}
-  | {readonly kind: 'destroyed'};
+  | {readonly kind: 'restored'; readonly id: Id};
 
 /** A channel to the other tabs of the same user. */
 export interface TabChannel {
@@ -154,9 +153,8 @@ export class ConversationRepository {
 
   /** Deletes conversations; `restore` undoes that until the undo time is over. */
   async delete(ids: readonly Id[]): Promise<void> {
-    const undoDelay = this.#options.undoDelay ?? UNDO_DELAY_MS;
-    await this.#delete(ids, this.#now() + undoDelay);
-    for (const id of ids) this.#undoTimers.set(id, setTimeout(() => void this.#endUndo(id), undoDelay));
+    await this.#delete(ids, this.#now() + (this.#options.undoDelay ?? UNDO_DELAY_MS));
+    this.#awaitUndo(ids);
   }
 
   /** Deletes conversations that somebody has deleted on another device. */
@@ -170,8 +168,6 @@ export class ConversationRepository {
     const store = await this.#opening;
     const summary = await store.restore(id);
     if (!summary) return false;
-    clearTimeout(this.#undoTimers.get(id));
-    this.#undoTimers.delete(id);
     this.#channel?.send({kind: 'restored', id});
     this.#show(summary);
     await this.#reload(id);
@@ -181,15 +177,13 @@ export class ConversationRepository {
 
   /** Merges a copy from elsewhere, such as a desktop or a file. Returns null if the conversation was deleted here. */
   async mergeIn(conversation: Conversation): Promise<Written | null> {
-    await this.flush();
-    const store = await this.#opening;
+    const store = await this.#flushed();
     return this.#write(store, changeBetween(null, conversation));
   }
 
   /** Loads a conversation as it is stored, after what was not written yet. */
   async snapshot(id: Id): Promise<Snapshot | null> {
-    await this.flush();
-    return (await this.#opening).load(id);
+    return (await this.#flushed()).load(id);
   }
 
   /** What keeps the conversations; for the synchronisation. */
@@ -209,15 +203,6 @@ export class ConversationRepository {
     this.#timer = undefined;
     this.#writing = this.#writing.then(() => this.#writeDirty());
     return this.#writing;
-  }
-
-  /** Removes everything of this user from this browser. The desktops keep their copies. */
-  async destroy(): Promise<void> {
-    const store = await this.#opening;
-    this.#channel?.send({kind: 'destroyed'});
-    this.#dirty.clear();
-    await this.#leave();
-    await store.destroy();
   }
 
   async #openStore(userId: string, generation: number): Promise<ConversationStore> {
@@ -354,18 +339,34 @@ export class ConversationRepository {
   }
 
   async #delete(ids: readonly Id[], undoUntil: number): Promise<void> {
-    await this.flush();
-    const store = await this.#opening;
+    const store = await this.#flushed();
     this.#hide(ids);
     for (const id of ids) await store.delete({id, at: this.#now(), undoUntil, told: []});
     this.#channel?.send({kind: 'deleted', ids});
     this.#notify();
   }
 
-  async #endUndo(id: Id): Promise<void> {
-    this.#undoTimers.delete(id);
-    await this.#purge();
-    this.#notify();
+  /** Removes the content when the time to undo is over. */
+  #awaitUndo(ids: readonly Id[]): void {
+    const [first] = ids;
+    if (!first) return;
+    clearTimeout(this.#undoTimers.get(first));
+    const purge = async (): Promise<void> => {
+      this.#undoTimers.delete(first);
+      await this.#purge();
+      this.#notify();
+    };
+    this.#undoTimers.set(first, setTimeout(() => void purge(), this.#options.undoDelay ?? UNDO_DELAY_MS));
+  }
+
+  /** Returns the store when all is written. Throws if another user came meanwhile: what is of one is not for the other. */
+  async #flushed(): Promise<ConversationStore> {
+    const generation = this.#generation;
+    const opening = this.#opening;
+    await this.flush();
+    const store = await opening;
+    if (generation !== this.#generation) throw new DOMException('Another user has logged in.', 'AbortError');
+    return store;
   }
 
   async #purge(): Promise<void> {
@@ -373,12 +374,10 @@ export class ConversationRepository {
   }
 
   async #receive(message: TabMessage): Promise<void> {
-    if (message.kind === 'destroyed') {
-      this.#dirty.clear();
-      return this.#leave();
-    }
-    if (message.kind === 'deleted') this.#hide(message.ids);
-    else if (message.kind === 'written') {
+    if (message.kind === 'deleted') {
+      this.#hide(message.ids);
+      this.#awaitUndo(message.ids); // the tab that deleted them may be closed by then
+    } else if (message.kind === 'written') {
       this.#show(message.summary);
       await this.#reload(message.id, message.messages).catch((error: unknown) => this.#fail(error));
     } else {

@@ -78,8 +78,6 @@ export interface ConversationStore {
   /** Forgets what is known of a desktop's copies, so that all are compared again. */
   forgetSyncRecords(desktop: string): Promise<void>;
   close(): void;
-  /** Removes everything of this user from this browser. */
-  destroy(): Promise<void>;
 }
 
 /** Returns the difference between two states of a conversation. */

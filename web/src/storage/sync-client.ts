@@ -80,14 +80,36 @@ function isRevision(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** A body that is not JSON, or breaks off, is a failure of the server. */
+/** More than a desktop stores of a conversation. */
+const MAX_BODY = 40 * 1024 * 1024;
+
+/** A body that is not JSON, is too long, or breaks off, is a failure of the server. */
 async function readJson(response: Response): Promise<unknown> {
   try {
-    return await response.json();
+    const body = await readBody(response);
+    if (body) return JSON.parse(await body.text()) as unknown;
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw error;
-    throw new RequestError('The response broke off.', 0);
+    throw new RequestError('The response of the desktop broke off.', 0);
   }
+  throw unexpected();
+}
+
+/** Returns a body; null if it is too long. */
+async function readBody(response: Response): Promise<Blob | null> {
+  const reader = response.body?.getReader();
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  for (let size = 0; reader;) {
+    const {done, value} = await reader.read();
+    if (done) break;
+    size += value.length;
+    if (size > MAX_BODY) {
+      await reader.cancel();
+      return null;
+    }
+    chunks.push(value);
+  }
+  return new Blob(chunks);
 }
 
 function unexpected(): RequestError {

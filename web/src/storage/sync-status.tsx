@@ -40,7 +40,7 @@ function Question({desktop: {id, name, found}}: {readonly desktop: DesktopSync})
 
 function describe(desktops: readonly DesktopSync[]): {readonly icon: IconName; readonly text: string} {
   const chosen = desktops.filter(each => each.state !== 'off' && each.state !== 'undecided' && (each.state !== 'absent' || each.at > 0));
-  const running = chosen.find(each => each.state === 'running');
+  const running = chosen.find(each => each.state === 'running' || each.state === 'waiting');
   const wrong = chosen.find(each => each.state === 'failing' || each.state === 'full');
   const good = chosen.filter(each => each.state === 'synchronised');
   if (wrong) return {icon: 'warning', text: t('storage.sync.wrong', {name: wrong.name})};

@@ -41,8 +41,8 @@ export interface SyncOptions {
   /** The connected desktops; null while they are not known. */
   readonly desktops: ReadonlySignal<readonly Desktop[] | null>;
   readonly now?: () => number;
-  /** Runs work unless another tab does. */
-  readonly exclusively?: (name: string, work: () => Promise<void>) => Promise<void>;
+  /** Runs work unless another tab does; returns whether it ran. */
+  readonly exclusively?: (name: string, work: () => Promise<void>) => Promise<boolean>;
 }
 
 const DEBOUNCE_MS = 1_500;
@@ -51,6 +51,8 @@ const POLL_MS = 20_000;
 const ACTIVE_MS = 600_000;
 /** How often a conversation is sent while an answer streams into it. */
 const STREAMING_MS = 20_000;
+/** How soon it is tried again while another tab synchronises. */
+const ELSEWHERE_MS = 3_000;
 const MAX_BACKOFF_MS = 300_000;
 
 type Progress = Omit<DesktopSync, 'id' | 'name'>;
@@ -67,6 +69,7 @@ export class Synchronisation {
   #running: Promise<void> | null = null;
   #isStale = false;
   #failures = 0;
+  #isElsewhere = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #dueAt = 0;
   #pushedAt = new Map<string, number>();
@@ -160,6 +163,7 @@ export class Synchronisation {
   }
 
   #nextDelay(): number {
+    if (this.#isElsewhere) return ELSEWHERE_MS;
     if (this.#failures > 0) return Math.min(POLL_MS * 2 ** (this.#failures - 1), MAX_BACKOFF_MS);
     return this.#now() - this.#activeAt > ACTIVE_MS ? MAX_BACKOFF_MS : POLL_MS;
   }
@@ -167,10 +171,13 @@ export class Synchronisation {
   async #runExclusively(): Promise<void> {
     const userId = this.#options.repository.userId.peek();
     if (!userId) return;
-    const exclusively = this.#options.exclusively ?? ((_, work) => work());
-    await exclusively(`ctllm-sync-${userId}`, () => this.#run()).catch((error: unknown) => {
+    try {
+      const {exclusively} = this.#options;
+      if (!exclusively) await this.#run();
+      else this.#isElsewhere = !(await exclusively(`ctllm-sync-${userId}`, () => this.#run()));
+    } catch (error) {
       console.warn('The conversations cannot be synchronised.', error);
-    });
+    }
   }
 
   async #run(): Promise<void> {
