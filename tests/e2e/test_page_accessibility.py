@@ -49,6 +49,15 @@ FIND_OVERFLOW = """() => {
         .slice(0, 5);
 }"""
 
+#: Makes every text 40 % longer, as another language may.
+LENGTHEN = """() => {
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+        const {length} = node.data.trim();
+        if (length > 1) node.data += ' ' + 'ü'.repeat(Math.ceil(length * 0.4)).slice(0, 14);
+    }
+}"""
+
 
 def serve(page: Page, path: str, body: Any, status: int = 200) -> None:
     """Respond to the page's requests to `path` in place of the cloud."""
@@ -190,9 +199,8 @@ async def test_every_screen_is_accessible_and_fits(
     await look_at_logged_out(tab, look, shared)
     await look_at_chat(tab, look, shared)
     await look_at_drawer(tab, look)
-    for view in ("settings", "models", "status"):
+    for view in ("settings", "models", "status", "privacy"):
         await show(tab, view)
-        await tab.do(lambda page: page.wait_for_load_state("networkidle"))
         await look.check(view)
     await look_at_what_is_missing(tab, look)
     assert not look.faults, "\n".join(look.faults)
@@ -252,6 +260,8 @@ async def test_text_twice_as_large_and_in_german_fits(
     await tab.do(lambda page: page.set_viewport_size({"width": 640, "height": 450}))
     assert await tab.find(FIND_OVERFLOW) == []
     await tab.do(lambda page: page.set_viewport_size({"width": 320, "height": 640}))
+    assert await tab.find(FIND_OVERFLOW) == []
+    await tab.find(LENGTHEN)
     assert await tab.find(FIND_OVERFLOW) == []
     await tab.close()
 

@@ -1,4 +1,5 @@
 /** Requests to the server of the page: a cloud, or a desktop on its own machine. */
+import {t} from '../i18n/i18n';
 
 /** A request that failed. `status` is 0 without a response; `retryAfter` is in seconds, 0 if retrying is of no use. */
 export class RequestError extends Error {
@@ -43,7 +44,7 @@ export async function request(method: string, path: string, options: RequestOpti
     ...(signal ? {signal} : {}),
   }).catch((error: unknown) => {
     if (signal?.aborted) throw error;
-    throw new RequestError('The server cannot be reached.', 0, UNREACHABLE_RETRY_SECONDS);
+    throw new RequestError(t('app.unreachable'), 0, UNREACHABLE_RETRY_SECONDS);
   });
   if (response.ok) return response;
   throw await describeRefusal(response);
@@ -55,7 +56,7 @@ async function describeRefusal(response: Response): Promise<RequestError> {
   const seconds = Number.parseInt(response.headers.get('Retry-After') ?? '', 10) || UNREACHABLE_RETRY_SECONDS;
   const mayRetry = response.status === 503 || response.status === 429;
   return new RequestError(
-    message || `The server responded with status ${response.status}.`,
+    message || t('app.status.refused', {status: response.status}),
     response.status,
     mayRetry ? Math.min(seconds, MAX_RETRY_SECONDS) : 0,
     code,

@@ -35,7 +35,7 @@ function Question({shown}: {readonly shown: ShownMessage}): VNode {
   if (isEditing.value) return <QuestionForm message={message} onClose={() => { isEditing.value = false; }} />;
   return (
     <article id={`message-${message.id}`} class="message question">
-      <h3 class="visually-hidden">{t('chat.you')}</h3>
+      <h2 class="visually-hidden">{t('chat.you')}</h2>
       <AttachmentList attachments={message.attachments} />
       {message.content && <div class="text bubble" dir="auto">{message.content}</div>}
       <div class="message-actions">
@@ -92,7 +92,7 @@ function Response({shown, isLast}: MessageProperties): VNode {
   const answer = isStreaming ? answers.of(message.id) : undefined;
   return (
     <article id={`message-${message.id}`} class="message response" aria-busy={isStreaming}>
-      <h3>{message.model}</h3>
+      <h2>{message.model}</h2>
       {answer ? <LiveBody message={message} answer={answer} /> : <Body {...message} />}
       <Ending message={message} />
       {!isStreaming && (

@@ -14,7 +14,7 @@ export function Command({text, id}: {readonly text: string; readonly id?: string
   return (
     <div class="command" {...(id ? {id} : {})}>
       {/* A long line scrolls, so the keyboard must reach it. */}
-      <pre tabIndex={0} role="region" aria-label={t('onboarding.command')}><code>{text}</code></pre>
+      <pre tabIndex={0} role="group" aria-label={t('onboarding.command')}><code>{text}</code></pre>
       <CopyButton text={text} />
     </div>
   );

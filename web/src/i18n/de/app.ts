@@ -30,4 +30,6 @@ export const app = {
   'app.reload': 'Neu laden',
   'app.update': 'Eine neue Version dieser Seite ist da.',
   'app.setup': 'Einrichten',
+  'app.unreachable': 'Der Server ist nicht erreichbar.',
+  'app.status.refused': 'Der Server hat mit Status {status} geantwortet.',
 } as const;

@@ -43,7 +43,7 @@ export const onboarding = {
   'onboarding.model.pulling': '{model} wird geladen',
   'onboarding.model.progress': '{completed} von {total}.',
   'onboarding.model.left': 'Noch etwa {time}.',
-  'onboarding.demo.short': 'Demo: Antworten kommen vom Demomodell von ctllm, nicht von einem Sprachmodell.',
+  'onboarding.demo.short': 'So ersetzt du das Demomodell durch ein Sprachmodell',
   'onboarding.demo.how': 'ctllm hat auf {name} kein Ollama gefunden. Installiere es dort; die Seite wechselt von selbst zu dessen Modellen.',
   'onboarding.setup.title': 'ctllm auf diesem Rechner einrichten',
   'onboarding.setup.steps': 'Schritte',

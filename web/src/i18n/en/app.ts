@@ -30,4 +30,6 @@ export const app = {
   'app.reload': 'Reload',
   'app.update': 'A new version of this page is ready.',
   'app.setup': 'Set up',
+  'app.unreachable': 'The server cannot be reached.',
+  'app.status.refused': 'The server responded with status {status}.',
 } as const;

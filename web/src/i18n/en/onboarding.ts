@@ -43,7 +43,7 @@ export const onboarding = {
   'onboarding.model.pulling': 'Downloading {model}',
   'onboarding.model.progress': '{completed} of {total}.',
   'onboarding.model.left': 'About {time} left.',
-  'onboarding.demo.short': 'Demo: responses come from ctllm’s demo model, not from a language model.',
+  'onboarding.demo.short': 'How to replace the demo model with a language model',
   'onboarding.demo.how': 'ctllm found no Ollama on {name}. Install it there; the page changes to its models by itself.',
   'onboarding.setup.title': 'Set up ctllm on this machine',
   'onboarding.setup.steps': 'Steps',
