@@ -260,13 +260,14 @@ async def test_views_have_titles_and_headings_with_the_focus(shared: Cluster, ta
         assert await tab.find("document.title") == f"{title} · ctllm"
         assert await tab.find("document.querySelectorAll('h1').length") == 1
     await tab.do(lambda page: page.go_back())
-    await tab.expect("#main h1", lambda it: it.to_have_text("Privacy"))
+    await tab.expect("#main h1", lambda it: it.to_have_text("What is stored where"))
 
 
 @ensureDeferred
 async def test_keys_lead_to_views_and_a_list_explains_them(shared: Cluster, tab: Tab) -> None:
     """They do nothing while somebody writes."""
     await log_in(tab, shared)
+    await tab.find("document.activeElement.blur()")
     await tab.do(lambda page: page.keyboard.press("?"))
     await tab.sees("#shortcuts", "Start a new chat")
     await tab.do(lambda page: page.keyboard.press("s"))
@@ -309,13 +310,14 @@ async def test_on_a_phone_the_sidebar_is_a_drawer_that_keeps_the_focus(
 @ensureDeferred
 async def test_the_first_key_skips_to_the_content(shared: Cluster, tab: Tab) -> None:
     await log_in(tab, shared)
+    await tab.find("void (location.hash = '#view=models')")
     await tab.do(lambda page: page.reload())
     await tab.sees("#user-name", "alice")
     await tab.do(lambda page: page.keyboard.press("Tab"))
     await tab.expect(".skip-link", lambda it: it.to_be_focused())
     await tab.do(lambda page: page.keyboard.press("Enter"))
     await tab.expect("#main", lambda it: it.to_be_focused())
-    assert await tab.find("location.hash") == ""
+    assert await tab.find("location.hash") == "#view=models"
 
 
 @ensureDeferred
