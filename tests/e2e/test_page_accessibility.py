@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ async def look_at_what_is_missing(tab: Tab, look: Look) -> None:
         "demo-help": [{**DESKTOP, "ollama": "demo", "models": ["demo:echo"]}],
     }
     for name, desktops in cases.items():
-        await tab.do(lambda page, d=desktops: serve(page, "/ctllm/desktops", {"desktops": d}))
+        await tab.do(partial(serve, path="/ctllm/desktops", body={"desktops": desktops}))
         await tab.find("void (location.hash = '')")
         await tab.do(lambda page: page.reload())
         await tab.expect(f"#{name}", lambda it: it.to_be_visible())
