@@ -86,6 +86,20 @@ async def test_a_preference_that_is_damaged_is_ignored(shared: Cluster, tab: Tab
 
 
 @ensureDeferred
+async def test_another_user_sees_their_own_settings(shared: Cluster, tab: Tab) -> None:
+    """Whoever logs in while the settings are open; the key of the other one is gone."""
+    await show_settings(tab, shared)
+    await tab.sees("#settings-keys", "tests")
+    link = await shared.create_invite("bob")
+    await tab.find(f"void (location.hash = {json.dumps(link.partition('/#')[2])})")
+    await tab.click("Log in as bob")
+    await tab.sees("#user-name", "bob")
+    await show_view(tab, "settings")
+    await tab.sees("#settings-user", "bob")
+    await tab.sees("#settings-keys", "There are no API keys.")
+
+
+@ensureDeferred
 async def test_conversations_are_exported_deleted_and_imported(shared: Cluster, tab: Tab) -> None:
     """The settings say how many there are, and where they are kept."""
     text = "# A plan\n\n<!-- user 2026-11-29T00:00:00.000Z -->\n## You\n\nWater the plants.\n"

@@ -48,8 +48,8 @@ function CurrentView(): VNode | null {
   const person = user.value;
   if (person === undefined) return startProblem.value ? <CannotStart /> : null;
   if (person === null && !FOR_EVERYBODY.includes(view)) return <LoggedOut />;
-  if (view !== 'chat') return <Lazy key={view} load={LATE[view]} />;
-  // What somebody has begun is not for the next person.
+  // What one person sees, or has begun, is not for the next one.
+  if (view !== 'chat') return <Lazy key={`${view} ${person?.id}`} load={LATE[view]} />;
   return <div class="chat-area" key={person?.id}><Welcome><h1 class="visually-hidden">{viewTitle.value || t('app.newChat')}</h1><ChatView /></Welcome></div>;
 }
 

@@ -1,6 +1,6 @@
 /** The machines whose `ollama` command may use the person's models. */
 import {signal} from '@preact/signals';
-import {authorizedRequest, getJson} from '../session/session';
+import {authorizedRequest, getJson, user} from '../session/session';
 
 /** An element of GET /ctllm/machines; times are in epoch seconds. */
 export interface Machine {
@@ -14,6 +14,13 @@ export interface Machine {
 }
 
 export const machines = signal<readonly Machine[] | null>(null);
+
+let owner = user.value?.id;
+user.subscribe(current => {
+  if (current?.id === owner) return;
+  owner = current?.id;
+  machines.value = null;
+});
 
 export async function readMachines(signal?: AbortSignal): Promise<void> {
   machines.value = (await getJson<{readonly machines: readonly Machine[]}>('/ctllm/machines', {signal})).machines;
