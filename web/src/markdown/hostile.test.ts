@@ -109,6 +109,14 @@ describe('hostile text', () => {
     }
   });
 
+  it('has no button in a link, which would open the link', () => {
+    for (const text of ['[![x](https://evil.test/a)](https://evil.test/b)', '[![x][i]][i]\n\n[i]: https://evil.test/', '[![](https://evil.test/)][l]\n\n[l]: https://evil.test/']) {
+      const host = render(text);
+      expect(host.querySelector('a button')).toBeNull();
+      expect(host.querySelector('a')?.textContent).toMatch(/^x$|^Image$/);
+    }
+  });
+
   it('shows what it says in place of a link that is refused', () => {
     expect(render('[pay **here**](javascript:alert)').textContent).toBe('pay here (javascript:alert)');
   });

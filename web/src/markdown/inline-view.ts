@@ -1,4 +1,5 @@
 /** Shows the text within a block. */
+import {t} from '../i18n/i18n';
 import {element} from './dom';
 import type {Formatter} from './formatter';
 import {parseInline, type Token} from './inline-parser';
@@ -140,6 +141,8 @@ class Builder {
   }
 
   #addImage({alt, address, label, source}: Token & {readonly kind: 'image'}): void {
+    // A button in a link would open the link.
+    if (this.#level.isInLink) return this.#append(element('bdi', 'image-name', visibleText(alt) || t('markdown.image')));
     const known = address ?? this.#context.references.get(label);
     if (known) return this.#append(makeImage(alt, known));
     if (!label) return void (this.#text += source);
