@@ -43,7 +43,7 @@ export default function ChatSettings(): VNode {
     <Dialog id="chat-settings" title={t('chat.settings')} onClose={close} closesOutside={false} footer={<Button kind="main" onClick={close}>{t('chat.done')}</Button>}>
       <label class="field">
         <span>{t('chat.system')} <span class="soft">{t('chat.systemHint')}</span></span>
-        <textarea id="system-prompt" rows={5} dir="auto" value={current.system} onChange={event => setInstructions({...instructions.peek(), system: event.currentTarget.value})} />
+        <textarea id="system-prompt" rows={5} dir="auto" value={current.system} onInput={event => setInstructions({...instructions.peek(), system: event.currentTarget.value})} />
       </label>
       <div class="field-grid">{OPTIONS.map(option => <NumberField key={option.name} option={option} />)}</div>
       <label class="field">
@@ -62,15 +62,17 @@ function NumberField({option}: {readonly option: NumberOption}): VNode {
   const error = useSignal('');
   const errorId = useId();
   const value = instructions.value.options[name];
-  const change = (text: string, isInvalid: boolean): void => {
-    const number = Number(text);
-    if (isInvalid || (text !== '' && !(number >= least && number <= greatest))) {
-      error.value = t('chat.outOfRange', {least, greatest});
-      return;
-    }
+  // What is typed may be no number yet.
+  const text = useSignal('');
+  useEffect(() => {
+    if (typeof value === 'number' ? Number(text.peek()) !== value : isValid(text.peek(), option)) text.value = value === undefined ? '' : String(value);
+  }, [value]);
+  const take = (typed: string): void => {
+    text.value = typed;
+    if (!isValid(typed, option)) return;
     error.value = '';
     const {[name]: _, ...others} = instructions.peek().options;
-    setInstructions({...instructions.peek(), options: text === '' ? others : {...others, [name]: number}});
+    setInstructions({...instructions.peek(), options: typed === '' ? others : {...others, [name]: Number(typed)}});
   };
   return (
     <label class="field">
@@ -82,14 +84,23 @@ function NumberField({option}: {readonly option: NumberOption}): VNode {
         max={greatest}
         step={step === 1 ? 1 : 'any'}
         placeholder={t('chat.modelDefault')}
-        value={typeof value === 'number' ? value : ''}
+        value={text.value}
         aria-invalid={error.value !== ''}
         aria-describedby={errorId}
-        onChange={event => change(event.currentTarget.value, event.currentTarget.validity.badInput)}
+        onInput={event => { if (!event.currentTarget.validity.badInput) take(event.currentTarget.value); }}
+        onChange={event => {
+          const isWrong = event.currentTarget.validity.badInput || !isValid(event.currentTarget.value, option);
+          error.value = isWrong ? t('chat.outOfRange', {least, greatest}) : '';
+        }}
       />
       <span id={errorId} class="field-error">{error.value}</span>
     </label>
   );
+}
+
+function isValid(text: string, {least, greatest}: NumberOption): boolean {
+  const number = Number(text);
+  return text === '' || (number >= least && number <= greatest);
 }
 
 function Presets(): VNode {

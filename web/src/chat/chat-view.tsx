@@ -24,6 +24,7 @@ export function ChatView(): VNode {
   const message = currentAnswer.value;
   return (
     <section id="chat" aria-label={t('chat.title')}>
+      <h1 class="visually-hidden">{shown.value?.title.value || t('chat.title')}</h1>
       <Header />
       <Content key={id} follower={follower} />
       <Composer conversation={id} onSend={() => follower.jump()} />

@@ -15,6 +15,7 @@ import {imageUrl} from './attachments';
 import type {ShownMessage} from './branches';
 import {answers, continueAnswer, currentAnswer, retry, sendEdited, showVersion} from './chat-store';
 import {WaitingTime} from './elapsed';
+import type {Phase} from './generation-state';
 import {tokensPerSecond} from './statistics';
 
 interface MessageProperties {
@@ -93,7 +94,7 @@ function Response({shown, isLast}: MessageProperties): VNode {
   return (
     <article id={`message-${message.id}`} class="message response" aria-busy={isStreaming}>
       <h2>{message.model}</h2>
-      {answer ? <LiveBody message={message} answer={answer} /> : <Body {...message} />}
+      <ResponseBody message={message} answer={answer} />
       <Ending message={message} />
       {!isStreaming && (
         <div class="message-actions">
@@ -109,20 +110,31 @@ function Response({shown, isLast}: MessageProperties): VNode {
   );
 }
 
-/** An answer that arrives: this alone is rendered again with each frame. */
-function LiveBody({message, answer}: {readonly message: Message; readonly answer: Answer}): VNode {
+/** While an answer arrives, this alone is rendered again with each frame. It stays when the answer is complete. */
+function ResponseBody({message, answer}: {readonly message: Message; readonly answer: Answer | undefined}): VNode {
   // An answer that is read again begins at its beginning, which is stored already.
-  const content = longer(answer.content.value, message.content);
-  const thinking = longer(answer.thinking.value, message.thinking);
-  const isWaiting = content === '' && thinking === '' && answer.toolCalls.value.length === 0;
-  const isInterrupted = ['waiting', 'postponed', 'checking'].includes(answer.phase.value);
+  const content = longer(answer?.content.value ?? '', message.content);
+  const thinking = longer(answer?.thinking.value ?? '', message.thinking);
+  const toolCalls = answer?.toolCalls.value.length ? answer.toolCalls.value : message.toolCalls;
+  const isStreaming = message.state === 'streaming';
   return (
     <>
-      {isWaiting && !isInterrupted && <WaitingTime since={answer.startedAt} />}
-      <Body content={content} thinking={thinking} toolCalls={answer.toolCalls.value} isStreaming />
-      {isInterrupted && <p class="reconnecting">{t(describeProgress(answer))} {answer.reason.value}</p>}
+      {answer && content === '' && thinking === '' && <Waiting answer={answer} />}
+      <Body content={content} thinking={thinking} toolCalls={toolCalls} isStreaming={isStreaming} />
+      {answer && <Interruption answer={answer} />}
     </>
   );
+}
+
+const INTERRUPTED: readonly Phase[] = ['waiting', 'postponed', 'checking'];
+
+function Waiting({answer}: {readonly answer: Answer}): VNode | null {
+  return INTERRUPTED.includes(answer.phase.value) ? null : <WaitingTime since={answer.startedAt} />;
+}
+
+function Interruption({answer}: {readonly answer: Answer}): VNode | null {
+  if (!INTERRUPTED.includes(answer.phase.value)) return null;
+  return <p class="reconnecting">{t(describeProgress(answer))} {answer.reason.value}</p>;
 }
 
 function longer(a: string, b: string): string {
@@ -133,10 +145,10 @@ interface BodyProperties {
   readonly content: string;
   readonly thinking: string;
   readonly toolCalls: readonly ToolCall[];
-  readonly isStreaming?: boolean;
+  readonly isStreaming: boolean;
 }
 
-function Body({content, thinking, toolCalls, isStreaming = false}: BodyProperties): VNode {
+function Body({content, thinking, toolCalls, isStreaming}: BodyProperties): VNode {
   return (
     <>
       {thinking && (
