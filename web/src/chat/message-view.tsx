@@ -5,7 +5,7 @@ import {useEffect, useRef} from 'preact/hooks';
 import {plural, t} from '../i18n/i18n';
 import {Markdown} from '../markdown/markdown';
 import type {Attachment, Message, Statistics, ToolCall} from '../storage/conversation';
-import {IconButton} from '../ui/button';
+import {Button, IconButton} from '../ui/button';
 import {CopyButton} from '../ui/copy-button';
 import {formatDuration, formatNumber} from '../ui/format';
 import {Icon} from '../ui/icon';
@@ -102,7 +102,7 @@ function Response({shown, isLast}: MessageProperties): VNode {
           <CopyButton text={message.content} label={t('chat.copy')} />
           <IconButton icon="retry" class="retry" label={t('chat.retry')} disabled={currentAnswer.value !== null} onClick={() => void retry(message.id)} />
           {isLast && message.content && (
-            <IconButton icon="forward" class="continue" label={t('chat.continue')} onClick={() => void continueAnswer(message.id)} />
+            <Button kind="plain" icon="forward" onClick={() => void continueAnswer(message.id)}>{t('chat.continue')}</Button>
           )}
         </div>
       )}
@@ -206,7 +206,7 @@ function describe(statistics: Statistics): string {
   const seconds = (totalDuration || duration) / 1e9;
   return [
     tokens > 0 ? plural('chat.tokens', tokens) : '',
-    seconds > 0 ? t('chat.inTime', {time: formatSeconds(seconds)}) : '',
+    seconds >= 0.05 ? t('chat.inTime', {time: formatSeconds(seconds)}) : '',
     loadDuration >= 1e9 ? t('chat.loadTime', {time: formatSeconds(loadDuration / 1e9)}) : '',
     speed === null ? '' : t('chat.speed', {speed: formatNumber(speed, speed < 10 ? 1 : 0)}),
   ].filter(Boolean).join(' · ');
