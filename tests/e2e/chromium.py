@@ -143,11 +143,8 @@ class Tab:
     def begin(self, browser: Browser, options: dict[str, Any]) -> None:
         context = browser.new_context(**{**DEFAULT_OPTIONS, **options})
         context.set_default_timeout(TIMEOUT_MS)
-        self.page = context.new_page()
-        self.page.add_init_script(INIT_SCRIPT)
-        self.page.on("console", self._record_message)
         context.on("request", self._record_token)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.adopt(context.new_page())
 
     def _record_token(self, request: Request) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -157,6 +154,20 @@ class Tab:
     def _record_message(self, message: ConsoleMessage) -> None:
         if not message.text.startswith(EXPECTED_MESSAGES):
             self.complaints.append(f"{message.type}: {message.text}")
+
+    async def open_beside(self) -> Tab:
+        """Open another page of the same browser context; it is closed with this one."""
+        other = Tab(self._chromium)
+        await self._chromium.do(lambda: other.adopt(self.page.context.new_page()))
+        other.complaints = self.complaints
+        return other
+
+    def adopt(self, page: Page) -> None:
+        """Use a page that is open."""
+        self.page = page
+        page.add_init_script(INIT_SCRIPT)
+        page.on("console", self._record_message)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     async def do(self, work: Callable[[Page], T]) -> T:
         """Call `work` with Playwright's page on the browser's thread."""
