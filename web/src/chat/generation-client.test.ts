@@ -21,7 +21,7 @@ function read(changes: Partial<GenerationRequest> = {}, desktop = new FakeDeskto
   const phases: Phase[] = [];
   let text = '';
   let reason = '';
-  let wake: () => void = () => {};
+  let wake: (hasNewNetwork: boolean) => void = () => {};
   const client = new GenerationClient(
     {id: ID, desktop: 'd', conversation: 'c', message: 'm', body: () => ({model: 'x'}), isRetained: true, isResumed: false, mayStart: false, ...changes},
     {
@@ -44,7 +44,7 @@ function read(changes: Partial<GenerationRequest> = {}, desktop = new FakeDeskto
       ...around,
     },
   );
-  return {desktop, client, phases, text: () => text, reason: () => reason, wake: () => wake()};
+  return {desktop, client, phases, text: () => text, reason: () => reason, wake: () => wake(true)};
 }
 
 function answering(): FakeDesktop {

@@ -31,8 +31,8 @@ export interface GenerationListener {
 export interface Surroundings {
   readonly send: Send;
   readonly isHidden: () => boolean;
-  /** Calls `wake` when trying at once is of use; returns what ends that. */
-  readonly onWake: (wake: () => void) => () => void;
+  /** Calls `wake` when trying at once is of use: the network is back, or the page is seen again. Returns what ends that. */
+  readonly onWake: (wake: (hasNewNetwork: boolean) => void) => () => void;
   readonly random: () => number;
   /** After how many milliseconds without a byte the connection is made again. */
   readonly stallMs: number;
@@ -40,6 +40,8 @@ export interface Surroundings {
   readonly pace: number;
 }
 
+/** A page that is seen again, and has received nothing for so long, does not trust its connection. */
+const SILENCE_MS = 2_000;
 const PATH = '/ctllm/desktop/generations';
 
 export class GenerationClient {
@@ -65,7 +67,7 @@ export class GenerationClient {
 
   /** Reads to the end; resolves with it, or with null after `abandon`. */
   async run(): Promise<End | null> {
-    const ignore = this.#surroundings.onWake(() => this.#wake());
+    const ignore = this.#surroundings.onWake(hasNewNetwork => this.#wake(hasNewNetwork));
     try {
       this.#listener.onPhase(this.#phase, '');
       while (!isEnd(this.#phase) && !this.#isAbandoned) {
@@ -224,10 +226,14 @@ export class GenerationClient {
     });
   }
 
-  /** The network is back, or the page is seen again. A connection of before is often dead without saying so. */
-  #wake(): void {
+  /** A connection of before is often dead without saying so: made again, it goes on where it was. */
+  #wake(hasNewNetwork: boolean): void {
     if (this.#endWait) this.#endWait();
-    else if (this.#phase === 'reading' && this.#request.isRetained && Date.now() - this.#lastByteAt > 2_000 * this.#surroundings.pace) this.#attempt?.abort();
+    else if (this.#phase === 'reading' && this.#request.isRetained && (hasNewNetwork || this.#isSilent())) this.#attempt?.abort();
+  }
+
+  #isSilent(): boolean {
+    return Date.now() - this.#lastByteAt > SILENCE_MS * this.#surroundings.pace;
   }
 
   #watchForStalls(attempt: AbortController): ReturnType<typeof setInterval> | undefined {
@@ -269,11 +275,12 @@ export function browserSurroundings(send: Send): Surroundings {
     send,
     isHidden: () => document.hidden,
     onWake(wake) {
-      const onVisibility = (): void => { if (!document.hidden) wake(); };
-      addEventListener('online', wake);
+      const onVisibility = (): void => { if (!document.hidden) wake(false); };
+      const onOnline = (): void => wake(true);
+      addEventListener('online', onOnline);
       document.addEventListener('visibilitychange', onVisibility);
       return () => {
-        removeEventListener('online', wake);
+        removeEventListener('online', onOnline);
         document.removeEventListener('visibilitychange', onVisibility);
       };
     },

@@ -66,7 +66,7 @@ const PASSING = new Set(['desktop_offline', 'desktop_lost', 'proxy_unavailable',
 /** Returns what a refused request means. `code` is '' for errors of Ollama. */
 export function classifyRefusal(purpose: 'start' | 'resume', status: number, code: string): Event {
   if (status === 0) return 'broke';
-  if (PASSING.has(code)) return 'broke';
+  if (status === 401 || PASSING.has(code)) return 'broke'; // the session may be renewed; without one, the reading is abandoned
   if (purpose === 'resume') {
     if (status === 404 || status === 410 || status === 416) return 'missing';
     if (code === 'cancelled') return 'cancelled';
