@@ -71,8 +71,8 @@ async def home(cluster: Cluster) -> AsyncIterator[Home]:
 async def expect_answer(tab: Tab) -> None:
     """Wait for the end of the answer; it is exactly what Ollama sent."""
     await tab.do(
-        lambda page: page.locator(f"{RESPONSE} .end").filter(has_text="Complete.").wait_for(
-            timeout=60_000
+        lambda page: (
+            page.locator(f"{RESPONSE} .end").filter(has_text="Complete.").wait_for(timeout=60_000)
         )
     )
     # What has arrived is rendered with the next frames. The order of the words is compared exactly.
