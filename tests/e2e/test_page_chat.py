@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import FilePayload, Page
 from pytest_twisted import ensureDeferred
 
 from tests.e2e.chromium import Chromium, Tab
@@ -103,12 +103,11 @@ async def test_a_response_is_shown_while_it_streams(shared: Cluster, tab: Tab) -
 @ensureDeferred
 async def test_requests_carry_the_conversation_until_a_new_chat(shared: Cluster, tab: Tab) -> None:
     await log_in_until_ready(tab, shared)
-    await tab.use(
-        "#models",
-        lambda box: box.select_option(
-            box.locator("option", has_text="nomic-embed-text").get_attribute("value")
-        ),
-    )
+
+    def choose_model(box: Any) -> None:
+        box.select_option(box.locator("option", has_text="nomic-embed-text").get_attribute("value"))
+
+    await tab.use("#models", choose_model)
     await tab.use("#message", lambda box: box.fill("first"))
     await tab.use("#message", lambda box: box.press("Shift+Enter"))
     await tab.use("#message", lambda box: box.press_sequentially("line"))
@@ -241,7 +240,7 @@ async def test_conversations_stream_beside_each_other(shared: Cluster, tab: Tab)
 
 @ensureDeferred
 async def test_thoughts_and_calls_of_tools_are_folded(shared: Cluster, tab: Tab) -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"message": {"role": "assistant", "content": "", "thinking": "Let me see."}},
         {
             "message": {
@@ -325,7 +324,7 @@ async def test_images_and_text_files_are_attached(shared: Cluster, tab: Tab) -> 
     """Images are made smaller; a model without vision is said."""
     await have_no_vision(tab)
     await log_in_until_ready(tab, shared)
-    files = [
+    files: list[FilePayload] = [
         {"name": "wide.png", "mimeType": "image/png", "buffer": png(3000, 300)},
         {"name": "notes.md", "mimeType": "text/markdown", "buffer": "Grüße".encode()},
     ]
@@ -356,7 +355,7 @@ async def test_a_file_that_cannot_be_attached_is_refused(
     shared: Cluster, tab: Tab, name: str, kind: str, content: bytes, message: str
 ) -> None:
     await log_in_until_ready(tab, shared)
-    file = {"name": name, "mimeType": kind, "buffer": content}
+    file: FilePayload = {"name": name, "mimeType": kind, "buffer": content}
     await tab.use("#composer input[multiple]", lambda box: box.set_input_files([file]))
     await tab.sees(".toasts", message)
     await tab.misses("#composer .attachments")
@@ -497,7 +496,9 @@ async def test_the_chat_fits_the_width_of_the_window(
     await tab.sees(f"{RESPONSE} .end", "Complete.")
     await check_screen(tab, "chat")
     shared.ollama.script("/api/chat", Script(load_seconds=LOAD_SECONDS), times=1)
-    files = [{"name": "wide.png", "mimeType": "image/png", "buffer": png(300, 100)}]
+    files: list[FilePayload] = [
+        {"name": "wide.png", "mimeType": "image/png", "buffer": png(300, 100)}
+    ]
     await tab.use("#composer input[multiple]", lambda box: box.set_input_files(files))
     await tab.sees("#no-vision", "cannot see images")
     await check_screen(tab, "chat-attachment")
