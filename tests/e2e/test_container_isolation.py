@@ -87,6 +87,11 @@ for top, folders, files in os.walk("/"):
 sockets = [path for path in ("/var/run/docker.sock", "/run/docker.sock") if os.path.exists(path)]
 print(json.dumps([writable, executed, sockets]))
 """
+#: Prints the files in the only directory that can be written.
+LIST_TMP = """
+import json, os
+print(json.dumps([os.path.join(top, each) for top, _, files in os.walk("/tmp") for each in files]))
+"""
 #: Exceeds the memory limit, in processes that are each smaller than the proxy.
 ALLOCATE_MEMORY = """
 import os, time
@@ -234,6 +239,38 @@ async def test_a_container_can_write_only_to_tmp(pair: Pair) -> None:
     await pair.start()
     found = await deferToThread(pair.engine.run_python, pair.alice, PROBE_FILES)
     assert found == [["/tmp"], [], []]
+
+
+@ensureDeferred
+async def test_a_conversation_leaves_nothing_in_a_container(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """Neither in its files, log and description, nor in what the engine stores, layers included."""
+    await start_with_desktop(cluster, *engine.options)
+    sentence = b"The heron of Bergedorf keeps seventeen marbles"
+    path, document = f"/ctllm/desktop/conversations/{'a' * 32}", {"title": sentence.decode()}
+    status, _, _ = await cluster.request(
+        "PUT", path, document, cluster.alice_token, {"If-None-Match": "*"}
+    )
+    assert status == 201
+    status, _, body = await cluster.request("GET", path, None, cluster.alice_token)
+    assert (status, json.loads(body)) == (200, document)
+    chat = {"model": "llama3.2", "messages": [{"role": "user", "content": document["title"]}]}
+    assert (await cluster.request("POST", "/api/chat", chat, cluster.alice_token))[0] == 200
+    (container,) = engine.containers()
+    assert engine.run("diff", container) == ""
+    proc = Path("/proc", str(engine.inspect(container)["State"]["Pid"]))
+    shown = engine.run("logs", container) + engine.run("inspect", container)
+    assert sentence.decode() not in shown
+    assert sentence not in (proc / "environ").read_bytes() + (proc / "cmdline").read_bytes()
+    tmp = engine.run_python(container, LIST_TMP)
+    assert tmp == []
+    command = ["grep", "-rlasF", "--devices=skip", "--exclude-dir=merged", "--"]
+    for text, is_found in ((sentence.decode(), False), ("ctllm.instance", True)):
+        found = subprocess.run(
+            [*command, text, str(engine.docker.folder)], capture_output=True, check=False
+        )
+        assert bool(found.stdout) is is_found, found
 
 
 @ensureDeferred
