@@ -193,6 +193,20 @@ describe('the repository', () => {
     expect(await store.loadSummaries()).toHaveLength(1);
   });
 
+  it('merges what tabs write that do not hear each other', async () => {
+    const [one, two] = [await openTab(), await openTab()];
+    const {id, leaf} = await ask(one, 'Who wins?');
+    await loaded(two, id);
+    tabs.clear();
+    await one.update(id, conversation => updateMessage(conversation, leaf.value ?? '', {content: 'All of it', state: 'complete'}));
+    await one.rename(id, 'Later');
+    await one.flush();
+    await two.update(id, conversation => updateMessage(conversation, leaf.value ?? '', {content: 'All'}));
+    await two.flush();
+    const stored = await loaded(await openTab(), id);
+    expect([texts(stored), stored?.title.value]).toEqual([['Who wins?', 'All of it'], 'Later']);
+  });
+
   it('removes the content of what was deleted, also if the tab that did it is closed', async () => {
     const [one, two] = [await openTab(), await openTab(ALICE, {undoDelay: 20})];
     const {id} = await ask(one, 'Gone?');

@@ -158,6 +158,19 @@ describe('a deletion', () => {
     expect(desktop.stored.get(id)?.document).toBeNull();
   });
 
+  it('wins over a change that is on its way', async () => {
+    const {phone, laptop, id} = await shared();
+    await say(laptop, id, 'still here?');
+    desktop.before = async request => {
+      if (!request.startsWith('PUT')) return;
+      desktop.before = () => {};
+      await phone.repository.deleteNow([id]);
+      await phone.sync.syncNow();
+    };
+    await laptop.sync.syncNow();
+    expect([await read(laptop, id), desktop.stored.get(id)?.document]).toEqual([null, null]);
+  });
+
   it('is not told while it can be undone', async () => {
     const {phone, id} = await shared();
     await phone.repository.delete([id]);
@@ -239,6 +252,7 @@ describe('a hostile or odd desktop', () => {
     const other = 'f'.repeat(32);
     desktop.stored.set(id, {revision: ++desktop.revision, document: '{"version": 1, "id": "../../etc", "messages": 7}'});
     desktop.stored.set(other, {revision: ++desktop.revision, document: JSON.stringify({version: 9, id: other})});
+    desktop.stored.set('d'.repeat(32), {revision: ++desktop.revision, document: JSON.stringify({version: 1, id: 'c'.repeat(32), messages: {}})});
     await phone.sync.syncNow();
     expect(phone.sync.desktops.value[0]?.unreadable).toBeGreaterThan(0);
     expect(words(await read(phone, id))).toEqual(['mine']);
