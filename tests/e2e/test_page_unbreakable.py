@@ -70,11 +70,7 @@ async def home(cluster: Cluster) -> AsyncIterator[Home]:
 
 async def expect_answer(tab: Tab) -> None:
     """Wait for the end of the answer; it is exactly what Ollama sent."""
-    await tab.do(
-        lambda page: (
-            page.locator(f"{RESPONSE} .end").filter(has_text="Complete.").wait_for(timeout=60_000)
-        )
-    )
+    await tab.do(lambda page: page.locator(f"{RESPONSE} .end.complete").wait_for(timeout=60_000))
     # What has arrived is rendered with the next frames. The order of the words is compared exactly.
     await tab.expect(f"{RESPONSE} .text", lambda it: it.to_have_text(ANSWER))
 

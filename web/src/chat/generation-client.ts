@@ -188,7 +188,6 @@ export class GenerationClient {
     if (!(error instanceof RequestError)) return 'broke'; // the connection broke, or this page closed it to make it again
     this.#reason = error.message;
     const event = classifyRefusal(purpose, error.status, error.code);
-    if (event === 'missing' && !this.#hasOpened && this.#request.mayStart) return 'unstarted';
     return event === 'broke' && !this.#request.isRetained ? 'errored' : event;
   }
 
@@ -199,11 +198,10 @@ export class GenerationClient {
       const body: unknown = await (await this.#surroundings.send('GET', PATH, {headers})).json();
       const list = isObject(body) && Array.isArray(body['generations']) ? (body['generations'] as readonly GenerationStatus[]) : [];
       const state = list.find(({id}) => id === this.#request.id)?.state;
-      if (!state) return 'missing';
+      if (!state) return !this.#hasOpened && this.#request.mayStart ? 'unstarted' : 'missing';
       if (state === 'failed') return this.#failures > 1 ? 'errored' : 'running'; // first, what it gave before it failed is read
       return state === 'cancelled' ? 'cancelled' : 'running';
-    } catch (error) {
-      if (error instanceof RequestError && error.status === 404) return 'missing';
+    } catch {
       return 'broke';
     }
   }

@@ -32,8 +32,8 @@ const TABLE: Readonly<Record<Phase, Readonly<Partial<Record<Event, Phase>>>>> = 
   postponed: {due: 'starting', stop: 'stopped'},
   reading: {done: 'complete', errored: 'failed', broke: 'waiting', faulted: 'checking', cancelled: 'stopped', stop: 'stopped'},
   waiting: {due: 'resuming', stop: 'stopped'},
-  resuming: {opened: 'reading', broke: 'waiting', faulted: 'checking', errored: 'failed', missing: 'gone', unstarted: 'starting', cancelled: 'stopped', stop: 'stopped'},
-  checking: {running: 'waiting', broke: 'waiting', errored: 'failed', missing: 'gone', cancelled: 'stopped', stop: 'stopped'},
+  resuming: {opened: 'reading', broke: 'waiting', faulted: 'checking', errored: 'failed', missing: 'gone', cancelled: 'stopped', stop: 'stopped'},
+  checking: {running: 'waiting', broke: 'waiting', errored: 'failed', missing: 'gone', unstarted: 'starting', cancelled: 'stopped', stop: 'stopped'},
   complete: {},
   failed: {},
   stopped: {},
@@ -68,10 +68,13 @@ export function classifyRefusal(purpose: 'start' | 'resume', status: number, cod
   if (status === 0) return 'broke';
   if (status === 401 || PASSING.has(code)) return 'broke'; // the session may be renewed; without one, the reading is abandoned
   if (purpose === 'resume') {
-    if (status === 404 || status === 410 || status === 416) return 'missing';
+    // A desktop that is not connected is unknown, too: its list of generations tells.
+    if (status === 404) return 'faulted';
+    if (status === 410 || status === 416) return 'missing';
     if (code === 'cancelled') return 'cancelled';
     if (code && status >= 500) return 'faulted';
     return 'errored';
   }
+  if (code === 'not_found') return 'broke'; // the desktop is not connected; Ollama's own errors have no code
   return !code && [502, 503, 504].includes(status) ? 'broke' : 'errored'; // of a web server before the cloud
 }
