@@ -253,6 +253,7 @@ export class GenerationClient {
 }
 
 const MAX_CANCEL_ATTEMPTS = 20;
+const MAX_UNKNOWN = 4;
 
 /** Ends a generation at its desktop; tries again while that cannot be reached. */
 export async function cancelGeneration(id: string, desktop: string, {send, isHidden, random, pace}: Surroundings): Promise<void> {
@@ -261,7 +262,9 @@ export async function cancelGeneration(id: string, desktop: string, {send, isHid
       await send('DELETE', `${PATH}/${id}`, {headers: {'Ctllm-Desktop': desktop}});
       return;
     } catch (error) {
-      if (error instanceof RequestError && classifyRefusal('resume', error.status, error.code) !== 'broke') return;
+      // 404: it has ended, or the desktop is connecting again, or the start is on its way.
+      const isFinal = error instanceof RequestError && classifyRefusal('resume', error.status, error.code) !== 'broke';
+      if (isFinal && (error.status !== 404 || failures >= MAX_UNKNOWN)) return;
     }
     await new Promise(resolve => setTimeout(resolve, retryDelay(failures, isHidden(), random()) * pace));
   }
