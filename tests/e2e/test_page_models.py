@@ -30,7 +30,7 @@ async def show_models(tab: Tab, cluster: Cluster) -> None:
 
 
 def card(model: str) -> str:
-    return f".model:has(.card-title > :text-is('{model}'))"
+    return f".model:has(.card-name > :text-is('{model}'))"
 
 
 async def choose(tab: Tab, model: str, action: str) -> None:
