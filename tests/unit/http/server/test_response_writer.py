@@ -70,7 +70,21 @@ class ResponseWriterTests(ServerCase):
             self.setUp()
             self.receive(CHAT)
             self.requests[0].fail(error)
-            final = error.status in (400, 401, 403, 404, 405, 410, 412, 413, 415, 416, 426, 431)
+            final = error.status in (
+                400,
+                401,
+                403,
+                404,
+                405,
+                410,
+                412,
+                413,
+                415,
+                416,
+                426,
+                428,
+                431,
+            )
             self.assertEqual(
                 b"\r\nX-Should-Retry: false\r\n" in self.take_written(), final, error_class
             )
