@@ -103,6 +103,7 @@ async def go_offline(home: Home, tab: Tab) -> None:
     home.relay.blackhole("refuse")
     await tab.do(lambda page: page.context.set_offline(True))
     await wait_until(lambda: tab.find("!navigator.onLine"), "the page to be offline")
+    home.relay.reset()  # a browser closes its connections when the network changes
     home.relay.accept_mode = "forward"
     await tab.do(lambda page: page.context.set_offline(False))
 

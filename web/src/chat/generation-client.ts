@@ -117,8 +117,10 @@ export class GenerationClient {
   async #open(purpose: 'start' | 'resume'): Promise<Event> {
     const attempt = new AbortController();
     this.#attempt = attempt;
+    const timer = purpose === 'resume' ? setTimeout(() => attempt.abort(), 2 * this.#surroundings.stallMs) : undefined;
     try {
       const response = await this.#ask(purpose, attempt.signal);
+      clearTimeout(timer);
       if (isEnd(this.#phase)) return 'stop';
       this.#hasOpened = true;
       this.#apply('opened');
@@ -126,6 +128,7 @@ export class GenerationClient {
     } catch (error) {
       return this.#describe(purpose, error);
     } finally {
+      clearTimeout(timer);
       attempt.abort();
       this.#attempt = null;
     }
@@ -195,7 +198,8 @@ export class GenerationClient {
   async #check(): Promise<Event> {
     try {
       const headers = {'Ctllm-Desktop': this.#request.desktop};
-      const body: unknown = await (await this.#surroundings.send('GET', PATH, {headers})).json();
+      const signal = AbortSignal.timeout(this.#surroundings.stallMs);
+      const body: unknown = await (await this.#surroundings.send('GET', PATH, {headers, signal})).json();
       const list = isObject(body) && Array.isArray(body['generations']) ? (body['generations'] as readonly GenerationStatus[]) : [];
       const state = list.find(({id}) => id === this.#request.id)?.state;
       if (!state) return !this.#hasOpened && this.#request.mayStart ? 'unstarted' : 'missing';
@@ -227,7 +231,7 @@ export class GenerationClient {
   /** A connection of before is often dead without saying so: made again, it goes on where it was. */
   #wake(hasNewNetwork: boolean): void {
     if (this.#endWait) this.#endWait();
-    else if (this.#phase === 'reading' && this.#request.isRetained && (hasNewNetwork || this.#isSilent())) this.#attempt?.abort();
+    else if (this.#request.isRetained && (hasNewNetwork || (this.#phase === 'reading' && this.#isSilent()))) this.#attempt?.abort();
   }
 
   #isSilent(): boolean {
