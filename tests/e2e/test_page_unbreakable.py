@@ -171,6 +171,28 @@ async def test_a_second_tab_shows_the_answer_too(home: Home, tab: Tab) -> None:
 
 
 @ensureDeferred
+async def test_a_second_device_shows_the_answer_too(
+    home: Home, tab: Tab, chromium: Chromium
+) -> None:
+    """It knows the conversation from the desktop, and reads the same generation."""
+    await home.start()
+    await home.ask(tab)
+    await tab.use("#sync-status", lambda it: it.click())
+    await tab.use("#sync-dialog .sync-desktops input", lambda it: it.check())
+    await tab.sees("#sync-dialog .sync-desktops", "Synchronised")
+    await tab.use("#sync-dialog", lambda it: it.press("Escape"))
+    phone = await chromium.tab()
+    await home.log_in(phone)
+    await phone.click("Synchronise")
+    await phone.use(".conversation", lambda it: it.first.click())
+    await phone.sees(RESPONSE, "wörd5€")
+    for each in (phone, tab):
+        await expect_answer(each)
+    assert len(home.chat_requests()) == 1
+    await phone.close()
+
+
+@ensureDeferred
 async def test_closing_the_page_ends_the_generation_after_the_grace_time(
     home: Home, chromium: Chromium
 ) -> None:

@@ -28,6 +28,8 @@ export interface RequestOptions {
 
 const UNREACHABLE_RETRY_SECONDS = 5;
 const MAX_RETRY_SECONDS = 300;
+/** For a response that takes no time: it is small, and no model has to be loaded for it. */
+const TIMEOUT_MS = 20_000;
 
 /** Sends a request without credentials; returns a successful response.
  *
@@ -48,6 +50,25 @@ export async function request(method: string, path: string, options: RequestOpti
   });
   if (response.ok) return response;
   throw await describeRefusal(response);
+}
+
+/** Calls `send` with options that end it after some time: a browser may not notice for minutes that a connection is dead.
+ *
+ * Throws a RequestError then.
+ */
+export async function withTimeout<T>(
+  options: RequestOptions,
+  send: (options: RequestOptions) => Promise<T>,
+  milliseconds = TIMEOUT_MS,
+): Promise<T> {
+  const timeout = AbortSignal.timeout(milliseconds);
+  const signal = options.signal ? AbortSignal.any([options.signal, timeout]) : timeout;
+  try {
+    return await send({...options, signal});
+  } catch (error) {
+    if (!timeout.aborted || options.signal?.aborted) throw error;
+    throw new RequestError(t('app.unreachable'), 0, UNREACHABLE_RETRY_SECONDS);
+  }
 }
 
 async function describeRefusal(response: Response): Promise<RequestError> {

@@ -1,6 +1,6 @@
 /** The session of the person who uses the page. The access token is in memory only, but for that of a desktop. */
 import {computed, signal} from '@preact/signals';
-import {request, RequestError, type RequestOptions} from '../api/http';
+import {request, RequestError, withTimeout, type RequestOptions} from '../api/http';
 import type {AccessToken, User} from '../api/types';
 import {t} from '../i18n/i18n';
 import {readRole} from './page-role';
@@ -84,7 +84,7 @@ async function requestToken(begun: number): Promise<void> {
 }
 
 async function requestCloudToken(): Promise<AccessToken> {
-  return (await (await request('POST', '/ctllm/session/token', {body: {}})).json()) as AccessToken;
+  return withTimeout({body: {}}, async options => (await (await request('POST', '/ctllm/session/token', options)).json()) as AccessToken);
 }
 
 /** Another tab may have logged in another user, who must not send what this user started. */
@@ -134,7 +134,7 @@ async function sendAuthorized(method: string, path: string, options: RequestOpti
 
 /** Returns the JSON of an authorized GET. */
 export async function getJson<T>(path: string, options: RequestOptions = {}): Promise<T> {
-  return (await (await authorizedRequest('GET', path, options)).json()) as T;
+  return withTimeout(options, async limited => (await (await authorizedRequest('GET', path, limited)).json()) as T);
 }
 
 /** The header that selects a desktop. */

@@ -1,1 +1,0 @@
-import{u as e}from"./http-CZo87h2e.js";import{t}from"./status-store-BJ7Nx6ue.js";import{a as n,n as r}from"./command-BY7jTSQj.js";import{t as i}from"./jsxRuntime-Dmu3Ayog.js";function a(){return i(`div`,{class:`stack`,children:[i(`p`,{children:e(`onboarding.demo.how`,{name:t.value?.name??``})}),i(r,{commands:n})]})}export{a as default};

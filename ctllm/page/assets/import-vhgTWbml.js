@@ -1,1 +1,0 @@
-export{t as ImportError,r as importFile}from"./import-FNKD2M0a.js";

@@ -1,1 +1,0 @@
-import{p as e,t,y as n}from"./http-CZo87h2e.js";function r(r,i=[]){let a=e(``);return n(()=>{let e=new AbortController;return a.value=``,r(e.signal).catch(n=>{if(!e.signal.aborted){if(!(n instanceof t))throw n;a.value=n.message}}),()=>e.abort()},i),a.value}export{r as t};

@@ -1,1 +1,0 @@
-import{p as e,y as t}from"./http-CZo87h2e.js";function n(n){let r=e(0);return t(()=>{if(n===null)return;let e=setInterval(()=>{r.value+=1},n);return()=>clearInterval(e)},[n]),r.value,Date.now()}export{n as t};
