@@ -175,7 +175,7 @@ async def test_a_browsers_session_is_in_an_http_only_cookie(users: TwoUsers) -> 
     assert session_cookie.value not in body.decode()
     _, _, session = await users.cluster.request("GET", SESSION, token=json.loads(body)["token"])
     assert json.loads(session)["user"]["name"] == "carol"
-    assert json.loads(session)["scopes"] == ["manage", "use"]
+    assert json.loads(session)["scopes"] == ["conversations", "manage", "use"]
 
     status, headers, _ = await users.cluster.request("DELETE", SESSION, headers=cookie_header)
     assert status == 204
