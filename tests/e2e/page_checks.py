@@ -32,7 +32,7 @@ async def log_in(tab: Tab, cluster: Cluster, name: str = "alice") -> None:
     await tab.click(f"Log in as {name}")
     # In the sidebar, which is closed on narrow screens.
     await tab.misses("#login")
-    await tab.do(lambda page: page.wait_for_function("!document.querySelector('#logged-out')"))
+    await tab.expect("#logged-out", lambda it: it.to_have_count(0))
 
 
 async def show_view(tab: Tab, view: str) -> None:
