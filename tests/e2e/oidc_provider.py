@@ -44,6 +44,7 @@ import json
 import re
 import secrets
 import shutil
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from http.cookies import SimpleCookie
@@ -104,7 +105,16 @@ async def start_provider(
         "device_grant": device_grant,
         "users": {name: {"groups": list(groups)} for name, groups in (users or {}).items()},
     }
-    process = cluster.start_process("provider", node(), str(SCRIPT), json.dumps(options))
+    process, control = await _run_provider(cluster, json.dumps(options))
+    return OidcProvider(process, port, control, path, audience)
+
+
+async def _run_provider(cluster: Cluster, options: str) -> tuple[ChildProcess, int]:
+    """Start the process; return it and the port of its controls.
+
+    Node was seen to hang before its first line, once in a thousand tests. It is started again then.
+    """
+    process = cluster.start_process("provider", node(), str(SCRIPT), options)
 
     def ready() -> dict[str, int] | None:
         assert process.exit_code is None, process.output
@@ -112,8 +122,14 @@ async def start_provider(
         found = re.search(r'\{"port":\d+,"control":\d+\}', process.output)
         return json.loads(found[0]) if found else None
 
-    control = (await wait_until(ready, "the provider", START_TIMEOUT))["control"]
-    return OidcProvider(process, port, control, path, audience)
+    try:
+        return process, (await wait_until(ready, "the provider"))["control"]
+    except AssertionError:
+        if process.exit_code is not None:
+            raise
+    await process.stop(signal.SIGKILL)
+    process = cluster.start_process("provider", node(), str(SCRIPT), options)
+    return process, (await wait_until(ready, "the provider", START_TIMEOUT))["control"]
 
 
 class OidcProvider:
