@@ -52,6 +52,16 @@ export async function request(method: string, path: string, options: RequestOpti
   throw await describeRefusal(response);
 }
 
+/** Returns the JSON of a response. Throws a RequestError if it breaks off, or the AbortError of the request. */
+export async function readJson<T = unknown>(response: Response): Promise<T> {
+  try {
+    return (await response.json()) as T;
+  } catch (error) {
+    if (error instanceof DOMException && error.name === 'AbortError') throw error;
+    throw new RequestError(t('app.unreachable'), 0, UNREACHABLE_RETRY_SECONDS);
+  }
+}
+
 /** Calls `send` with options that end it after some time: a browser may not notice for minutes that a connection is dead.
  *
  * Throws a RequestError then.

@@ -9,7 +9,7 @@ import {PathLine} from '../status/path-line';
 import {ConversationList} from '../storage/conversation-list';
 import {IconButton} from '../ui/button';
 import {Icon, type IconName} from '../ui/icon';
-import {navigate, route, type View} from './router';
+import {formatRoute, navigate, route, type View} from './router';
 import {showsShortcuts} from './shortcuts';
 import {isNarrow} from './viewport';
 
@@ -34,7 +34,8 @@ function Drawer({onClose}: {readonly onClose: () => void}): VNode {
     return () => element?.close();
   }, []);
   const shown = route.value;
-  useEffect(() => { if (shown !== opened.current) onClose(); }, [shown]);
+  // Who deletes the conversation that is shown comes to a new one, and may undo it here.
+  useEffect(() => { if (shown !== opened.current && formatRoute(shown) !== '') onClose(); }, [shown]);
   return (
     <dialog
       ref={dialog}

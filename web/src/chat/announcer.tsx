@@ -1,8 +1,10 @@
-/** Tells screen readers what arrives, by sentences. */
+/** Tells screen readers what arrives, by sentences, and how it ended. */
 import {effect, useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
 import {useEffect} from 'preact/hooks';
+import {t} from '../i18n/i18n';
 import type {Answer} from './answer';
+import {isEnd, type End} from './generation-state';
 import {asSpoken, endOfSentences} from './sentences';
 
 const PAUSE_MS = 2_000;
@@ -12,24 +14,39 @@ export function Announcer({answer}: {readonly answer: Answer | undefined}): VNod
   const spoken = useSignal('');
   useEffect(() => {
     if (!answer) return;
+    spoken.value = ''; // so that the same words are announced again
     let from = answer.content.peek().length;
     let timer = 0;
-    const announce = (isLast = false): void => {
-      timer = 0;
-      const text = answer.content.peek();
-      const to = isLast ? text.length : endOfSentences(text, from);
+    const takeUntil = (text: string, to: number): string => {
       const words = asSpoken(text.slice(from, to));
       from = to;
-      if (words) spoken.value = words;
+      return words;
+    };
+    const announce = (): void => {
+      timer = 0;
+      const text = answer.content.peek();
+      spoken.value = takeUntil(text, endOfSentences(text, from)) || spoken.peek();
     };
     const stop = effect(() => {
-      if (answer.content.value.length > from && timer === 0) timer = window.setTimeout(announce, PAUSE_MS);
+      const phase = answer.phase.value;
+      if (isEnd(phase)) {
+        clearTimeout(timer);
+        const text = answer.parts.content;
+        spoken.value = `${takeUntil(text, text.length)} ${describeEnd(phase, answer.reason.peek())}`.trim();
+      } else if (answer.content.value.length > from && timer === 0) {
+        timer = window.setTimeout(announce, PAUSE_MS);
+      }
     });
     return () => {
       stop();
       clearTimeout(timer);
-      announce(true);
     };
   }, [answer]);
   return <div class="visually-hidden" role="log" aria-live="polite" aria-atomic="true">{spoken.value}</div>;
+}
+
+function describeEnd(end: End, reason: string): string {
+  if (end === 'complete') return t('chat.complete');
+  if (end === 'stopped') return t('chat.stopped');
+  return t('chat.incomplete', {reason: reason && t('chat.error', {reason})});
 }

@@ -2,7 +2,8 @@
 import {batch, signal} from '@preact/signals';
 import {isObject} from '../api/http';
 import type {Message, Statistics, ToolCall} from '../storage/conversation';
-import type {Phase} from './generation-state';
+import {afterFrame} from '../ui/tasks';
+import {isEnd, isInterruption, type Phase} from './generation-state';
 import {readStatistics} from './statistics';
 
 /** What the lines of a response add up to. */
@@ -15,13 +16,8 @@ export interface AnswerParts {
   readonly doneReason: string;
 }
 
-/** Calls `work` with the next frame; returns what cancels that. */
+/** Calls `work` once, with or after the next frame; returns what cancels that. */
 export type Schedule = (work: () => void) => () => void;
-
-const nextFrame: Schedule = work => {
-  const frame = requestAnimationFrame(work);
-  return () => cancelAnimationFrame(frame);
-};
 
 export class Answer {
   readonly content;
@@ -30,6 +26,8 @@ export class Answer {
   readonly phase = signal<Phase>('starting');
   /** Why it waits: a sentence, or ''. */
   readonly reason = signal('');
+  /** Since when the desktop has not answered, in epoch milliseconds; null while it does. */
+  readonly silentSince = signal<number | null>(null);
   /** Epoch milliseconds. */
   readonly startedAt: number;
   readonly #prefix: string;
@@ -37,7 +35,7 @@ export class Answer {
   #parts: AnswerParts;
   #cancelFrame: (() => void) | null = null;
 
-  constructor({content, prefix, createdAt}: Pick<Message, 'content' | 'prefix' | 'createdAt'>, schedule: Schedule = nextFrame) {
+  constructor({content, prefix, createdAt}: Pick<Message, 'content' | 'prefix' | 'createdAt'>, schedule: Schedule = afterFrame) {
     this.#prefix = content.slice(0, prefix);
     this.#schedule = schedule;
     this.startedAt = createdAt;
@@ -61,6 +59,21 @@ export class Answer {
   add(line: Readonly<Record<string, unknown>>): void {
     this.#parts = addLine(this.#parts, line);
     this.#cancelFrame ??= this.#schedule(() => this.show());
+  }
+
+  /** Takes over how far the reading is. An interruption lasts until the desktop answers: attempts do not end it. */
+  setPhase(phase: Phase, reason: string, now: number): void {
+    batch(() => {
+      this.phase.value = phase;
+      this.reason.value = reason;
+      if (isInterruption(phase)) this.silentSince.value ??= now;
+      else if (isEnd(phase)) this.silentSince.value = null;
+    });
+  }
+
+  /** The desktop has answered. */
+  endSilence(): void {
+    this.silentSince.value = null;
   }
 
   /** Shows what has arrived. */

@@ -2,8 +2,9 @@
 import {computed, signal} from '@preact/signals';
 import type {Conversation, Id, Message} from '../storage/conversation';
 import {messageOf, updateMessage} from '../storage/tree';
+import {holdInTab, isHeldByTab} from '../ui/tab-lock';
+import {nextTask} from '../ui/tasks';
 import {Answer} from './answer';
-import {holdAnswer, isHeld} from './answer-lock';
 import {chatRequest} from './chat-request';
 import {cancelGeneration, GenerationClient, type Surroundings} from './generation-client';
 import type {End} from './generation-state';
@@ -75,10 +76,8 @@ export class Answers {
       },
       {
         onLine: line => answer.add(line),
-        onPhase: (phase, reason) => {
-          answer.phase.value = phase;
-          answer.reason.value = reason;
-        },
+        onPhase: (phase, reason) => answer.setPhase(phase, reason, Date.now()),
+        onContact: () => answer.endSilence(),
       },
       this.#surroundings,
     );
@@ -93,6 +92,11 @@ export class Answers {
       if (message.generation) this.read(conversation, message.id, {isResumed: true});
       else void this.#endUnlessHeld(conversation.id, message.id);
     }
+  }
+
+  /** Asks the desktop for the rest of an answer at once. */
+  retryNow(id: Id): void {
+    this.#running.peek().get(id)?.client.retryNow();
   }
 
   /** Ends an answer: here, and at the desktop. */
@@ -114,7 +118,7 @@ export class Answers {
   }
 
   async #follow(conversation: Id, id: Id, answer: Answer, client: GenerationClient): Promise<void> {
-    const release = holdAnswer(id);
+    const release = holdInTab(lockName(id));
     let stored = '';
     const timer = setInterval(() => {
       const {content, thinking} = answer.parts;
@@ -123,6 +127,7 @@ export class Answers {
       void this.#store(conversation, id, longerParts(answer));
     }, CHECKPOINT_MS);
     try {
+      await nextTask(); // that it waits is shown before it asks
       const end = await client.run();
       if (end) await this.#finish(conversation, id, answer, end);
     } finally {
@@ -167,7 +172,7 @@ export class Answers {
 
   /** Ends an answer that nobody reads, and that cannot be read again. */
   async #endUnlessHeld(conversation: Id, id: Id): Promise<void> {
-    if (await isHeld(id)) return;
+    if (await isHeldByTab(lockName(id))) return;
     await this.#end(conversation, id, {state: 'failed', error: this.#sentences().interrupted});
   }
 
@@ -187,4 +192,8 @@ function longerParts(answer: Answer): (message: Message) => Partial<Message> {
     ...(thinking.length > message.thinking.length ? {thinking} : {}),
     ...(toolCalls.length > message.toolCalls.length ? {toolCalls} : {}),
   });
+}
+
+function lockName(message: Id): string {
+  return `ctllm-answer-${message}`;
 }

@@ -1,6 +1,5 @@
-/** The messages that are shown, each with its versions. */
+/** Messages that are shown, each with its versions. */
 import type {Conversation, Id, Message} from '../storage/conversation';
-import {pathToLeaf} from '../storage/tree';
 
 export interface ShownMessage {
   readonly message: Message;
@@ -8,23 +7,21 @@ export interface ShownMessage {
   readonly versions: readonly Id[];
 }
 
-/** Returns the messages of the branch that is shown, in one pass over all. */
-export function shownMessages(conversation: Conversation): readonly ShownMessage[] {
-  const groups = new Map<string, Message[]>();
+/** Returns `messages`, which are some of the conversation's, each with its versions. Reads every message of the conversation once. */
+export function withVersions(conversation: Conversation, messages: readonly Message[]): readonly ShownMessage[] {
+  const parents = new Set(messages.map(({parent}) => parent));
+  const siblings = new Map<Id | null, Message[]>();
   for (const message of Object.values(conversation.messages)) {
-    const key = groupOf(message);
-    const group = groups.get(key);
+    if (!parents.has(message.parent)) continue;
+    const group = siblings.get(message.parent);
     if (group) group.push(message);
-    else groups.set(key, [message]);
+    else siblings.set(message.parent, [message]);
   }
-  return pathToLeaf(conversation).map(message => ({
-    message,
-    versions: (groups.get(groupOf(message)) ?? [message]).toSorted(byCreation).map(({id}) => id),
-  }));
+  return messages.map(message => ({message, versions: versionsOf(message, siblings.get(message.parent) ?? [message])}));
 }
 
-function groupOf({parent, role}: Message): string {
-  return `${parent ?? ''} ${role}`;
+function versionsOf({role}: Message, siblings: readonly Message[]): readonly Id[] {
+  return siblings.filter(each => each.role === role).sort(byCreation).map(({id}) => id);
 }
 
 function byCreation(a: Message, b: Message): number {

@@ -1,6 +1,6 @@
 /** What models can do, as Ollama says. */
 import {signal} from '@preact/signals';
-import {isObject} from '../api/http';
+import {isObject, readJson} from '../api/http';
 import {authorizedRequest, desktopHeader} from '../session/session';
 import type {Choice} from './model-options';
 
@@ -20,7 +20,7 @@ export async function loadCapabilities(choice: Choice): Promise<void> {
   asked.add(key);
   try {
     const response = await authorizedRequest('POST', '/api/show', {body: {model: choice.model}, headers: desktopHeader(choice.desktop)});
-    const body: unknown = await response.json();
+    const body = await readJson(response);
     const list = isObject(body) ? body['capabilities'] : undefined;
     if (Array.isArray(list)) known.value = new Map(known.value).set(key, list.filter(each => typeof each === 'string'));
   } catch {

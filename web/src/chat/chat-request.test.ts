@@ -1,7 +1,7 @@
 import {describe, expect, it} from 'vitest';
 import {newConversation, type Conversation} from '../storage/conversation';
-import {addMessage, continueMessage, editMessage, setValue} from '../storage/tree';
-import {shownMessages} from './branches';
+import {addMessage, continueMessage, editMessage, pathToLeaf, setValue, showMessage} from '../storage/tree';
+import {withVersions} from './branches';
 import {chatRequest} from './chat-request';
 
 const leafOf = (conversation: Conversation): string => conversation.leaf.value ?? '';
@@ -52,8 +52,16 @@ describe('the request for an answer', () => {
 
 describe('the messages that are shown', () => {
   it('have their versions, oldest first', () => {
-    const first = shownMessages(answered)[0]?.message.id ?? '';
-    const edited = editMessage(answered, first, {content: 'Hello?'}, 'b'.repeat(32), 9);
-    expect(shownMessages(edited)).toMatchObject([{message: {content: 'Hello?'}, versions: [first, 'b'.repeat(32)]}]);
+    const [first, answer] = pathToLeaf(answered).map(({id}) => id);
+    const edited = editMessage(answered, first ?? '', {content: 'Hello?'}, 'b'.repeat(32), 9);
+    expect(withVersions(edited, pathToLeaf(edited))).toMatchObject([{message: {content: 'Hello?'}, versions: [first, 'b'.repeat(32)]}]);
+    const before = showMessage(edited, answer ?? '', 10);
+    expect(withVersions(before, pathToLeaf(before).slice(-1))).toMatchObject([{message: {content: 'Hi'}, versions: [answer]}]);
+  });
+
+  it('have no versions of another role, and older ones first', () => {
+    const tool = addMessage(answered, {id: 'c'.repeat(32), role: 'tool', parent: pathToLeaf(answered)[0]?.id ?? null}, 1);
+    const again = addMessage(tool, {id: 'd'.repeat(32), role: 'assistant', parent: pathToLeaf(answered)[0]?.id ?? null}, 2);
+    expect(withVersions(again, pathToLeaf(again)).at(-1)?.versions).toEqual(['d'.repeat(32), 'a'.repeat(32)]);
   });
 });

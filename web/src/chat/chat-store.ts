@@ -3,13 +3,14 @@ import {batch, computed, effect, signal, untracked} from '@preact/signals';
 import {navigate, route} from '../app/router';
 import {t} from '../i18n/i18n';
 import {modelsByDesktop} from '../models/model-store';
+import {readValue, writeValue} from '../session/browser-values';
 import {authorizedRequest, user} from '../session/session';
 import {bestDesktop, desktops} from '../status/status-store';
 import {newId, type Attachment, type Conversation, type Id, type ModelOptions} from '../storage/conversation';
 import {conversations} from '../storage/conversations';
 import {addMessage, continueMessage, editMessage, messageOf, setValue, showMessage} from '../storage/tree';
+import {nextTask} from '../ui/tasks';
 import {Answers} from './answers';
-import {readValue, writeValue} from './browser-values';
 import {browserSurroundings} from './generation-client';
 import {listOptions, resolveChoice, type Choice} from './model-options';
 
@@ -85,13 +86,13 @@ export function setInstructions(next: Instructions): void {
     setValue(setValue(setValue(current, 'system', next.system), 'options', next.options), 'think', next.think));
 }
 
-/** Sends a message: of the conversation that is shown, or as the first of a new one. Returns whether a model can answer. */
+/** Sends a message: of the conversation that is shown, or as the first of a new one. Returns whether it is in the conversation now. */
 export async function sendMessage(content: string, attachments: readonly Attachment[]): Promise<boolean> {
   const choice = chosen.peek();
   if (!choice || shown.peek() === undefined) return false;
   const conversation = shown.peek() ?? begin(choice);
-  await change(conversation.id, choice, current => addMessage(current, {role: 'user', content, attachments}));
-  return true;
+  await nextTask(); // the key is answered first
+  return change(conversation.id, choice, current => addMessage(current, {role: 'user', content, attachments}));
 }
 
 /** Sends another version of a question; the first one remains as a branch. */
@@ -121,9 +122,14 @@ export async function continueAnswer(message: Id): Promise<void> {
 }
 
 export function stop(): void {
-  const conversation = shown.peek();
   const message = currentAnswer.peek();
-  if (conversation && message) answers.stop(conversation, message.id);
+  if (message) stopAnswer(message.id);
+}
+
+/** Ends an answer of the conversation that is shown. */
+export function stopAnswer(id: Id): void {
+  const conversation = shown.peek();
+  if (conversation) answers.stop(conversation, id);
 }
 
 export function showVersion(message: Id): void {
@@ -141,12 +147,15 @@ function begin(choice: Choice): Conversation {
   return conversation;
 }
 
-/** Changes a conversation, and asks for an answer to what is its leaf then. */
-async function change(id: Id, choice: Choice, apply: (conversation: Conversation) => Conversation): Promise<void> {
+/** Changes a conversation, and asks for an answer to what is its leaf then. Returns false if the conversation is gone. */
+async function change(id: Id, choice: Choice, apply: (conversation: Conversation) => Conversation): Promise<boolean> {
   const answer = newAnswer(choice);
   const after = await conversations.update(id, current => addMessage(apply(current), answer.values));
+  if (!after) return false;
+  await nextTask(); // the question is shown before it is sent
   // The id of the generation is stored before it is sent, so that it is found after a reload.
-  if (after) answers.read(after, answer.id, {isResumed: false});
+  answers.read(after, answer.id, {isResumed: false});
+  return true;
 }
 
 function newAnswer({desktop, model}: Choice) {

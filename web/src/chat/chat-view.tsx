@@ -2,10 +2,12 @@
 import type {VNode} from 'preact';
 import {useEffect, useRef} from 'preact/hooks';
 import {route} from '../app/router';
-import {t} from '../i18n/i18n';
+import {language, t} from '../i18n/i18n';
 import {watchModels} from '../models/model-store';
 import {IconButton} from '../ui/button';
+import {prepareFormats} from '../ui/format';
 import {Lazy} from '../ui/lazy';
+import {whenIdle} from '../ui/tasks';
 import {Announcer} from './announcer';
 import './chat.css';
 import {answers, chosen, currentAnswer, instructions, modelLists, NO_INSTRUCTIONS, shown} from './chat-store';
@@ -20,11 +22,11 @@ const loadSettings = () => import('./chat-settings');
 export function ChatView(): VNode {
   const follower = useRef(new ScrollFollower()).current;
   useEffect(watchModels, []);
+  useEffect(() => whenIdle(prepareFormats), [language.value]);
   const {id} = route.value;
   const message = currentAnswer.value;
   return (
     <section id="chat" aria-label={t('chat.title')}>
-      <h1 class="visually-hidden">{shown.value?.title.value || t('chat.title')}</h1>
       <Header />
       <Content key={id} follower={follower} />
       <Composer conversation={id} onSend={() => follower.jump()} />

@@ -11,8 +11,10 @@ import {showToast} from '../ui/toast';
 import {AttachmentError, imageUrl, MAX_ATTACHMENTS, readAttachment} from './attachments';
 import {describeProgress} from './answer-status';
 import {capabilitiesOf, loadCapabilities} from './capabilities';
-import {answers, chosen, currentAnswer, sendMessage, shown, stop} from './chat-store';
+import {answers, chosen, currentAnswer, sendMessage, stop} from './chat-store';
 import {readDraft, writeDraft} from './drafts';
+import {SendNotice} from './send-notice';
+import {findObstacle, useSending} from './sending';
 
 interface ComposerProperties {
   /** The conversation; '' for a new one. */
@@ -26,62 +28,80 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
   const camera = useRef<HTMLInputElement>(null);
   const attachments = useSignal<readonly Attachment[]>([]);
   const reading = useSignal(0);
-  const isEmpty = useSignal(true);
   const model = chosen.value;
   const answering = currentAnswer.value;
-  const canSend = model !== null && shown.value !== undefined && !answering && reading.value === 0;
+  const latest = useRef(conversation);
+  latest.current = conversation;
+
+  const fill = (box: HTMLTextAreaElement, content: string, attached: readonly Attachment[]): void => {
+    box.value = content;
+    attachments.value = attached;
+    grow(box);
+  };
+
+  const send = async (): Promise<void> => {
+    const box = area.current;
+    if (!box) return;
+    const content = box.value.trim();
+    const attached = attachments.peek();
+    if (!content && attached.length === 0) return;
+    fill(box, '', []);
+    writeDraft(conversation, '');
+    onSend();
+    if (await sendMessage(content, attached) || area.current !== box) return;
+    fill(box, [content, box.value].filter(Boolean).join('\n'), [...attached, ...attachments.peek()]);
+    writeDraft(latest.current, box.value);
+    showToast(t('chat.sendFailed'), 'error');
+  };
+
+  const obstacle = findObstacle(reading.value > 0);
+  const sending = useSending(obstacle, () => void send());
+  const submit = (): void => {
+    const hasContent = area.current?.value.trim() || attachments.peek().length > 0 || reading.peek() > 0;
+    if (hasContent) sending.request();
+  };
 
   useLayoutEffect(() => {
     const box = area.current;
     if (!box) return;
-    box.value = readDraft(conversation);
-    isEmpty.value = box.value === '';
-    attachments.value = [];
-    grow(box);
+    fill(box, readDraft(conversation), []);
     if (matchMedia('(pointer: fine)').matches && !document.querySelector('dialog[open]')) box.focus();
   }, [conversation]);
 
   const attach = async (list: Iterable<File>): Promise<void> => {
+    sending.cancel();
     reading.value += 1;
     try {
       for (const file of list) {
         if (attachments.peek().length >= MAX_ATTACHMENTS) throw new AttachmentError('tooMany', file.name);
-        attachments.value = [...attachments.peek(), await readAttachment(file)];
+        const attachment = await readAttachment(file);
+        if (latest.current !== conversation) return;
+        attachments.value = [...attachments.peek(), attachment];
       }
     } catch (error) {
       if (!(error instanceof AttachmentError)) throw error;
+      sending.cancel(); // nothing is sent without it unless the person wants that
       showToast(t(`chat.${error.refusal}`, {name: error.file, count: MAX_ATTACHMENTS}), 'error');
     } finally {
       reading.value -= 1;
     }
   };
 
-  const submit = async (): Promise<void> => {
-    const box = area.current;
-    if (!box || !canSend) return;
-    const content = box.value.trim();
-    const attached = attachments.peek();
-    if (!content && attached.length === 0) return;
-    box.value = '';
-    attachments.value = [];
-    isEmpty.value = true;
-    grow(box);
-    writeDraft(conversation, '');
-    onSend();
-    if (await sendMessage(content, attached)) return;
-    box.value = content;
-    attachments.value = attached;
+  const remove = (index: number): void => {
+    sending.cancel();
+    attachments.value = attachments.peek().filter((_, each) => each !== index);
   };
 
   return (
     <form
       id="composer"
-      onSubmit={event => { event.preventDefault(); void submit(); }}
+      onSubmit={event => { event.preventDefault(); submit(); }}
       onPaste={event => takeFiles(event, event.clipboardData, attach)}
     >
       <DropZone onFiles={list => void attach(list)} />
-      <Attached attachments={attachments.value} onRemove={index => { attachments.value = attachments.value.filter((_, each) => each !== index); }} />
+      <Attached attachments={attachments.value} onRemove={remove} />
       <Notice attachments={attachments.value} />
+      <SendNotice held={sending.held} />
       <div class="composer-box">
         <textarea
           id="message"
@@ -90,10 +110,10 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
           dir="auto"
           enterkeyhint="send"
           aria-label={t('chat.message')}
-          placeholder={model ? t('chat.placeholder', {model: model.model}) : t('chat.placeholderNoModel')}
+          placeholder={model ? t('chat.placeholder', {model: model.model}) : t(obstacle === 'models' ? 'chat.message' : 'chat.placeholderNoModel')}
           onInput={event => {
             const {value} = event.currentTarget;
-            isEmpty.value = value === '';
+            sending.cancel();
             writeDraft(conversation, value);
             grow(event.currentTarget);
           }}
@@ -101,7 +121,7 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
             // Safari ends a composition before the key that ends it; its code is 229 then.
             if (!isSendKey(event) || event.keyCode === 229) return;
             event.preventDefault();
-            void submit();
+            submit();
           }}
         />
         <div class="composer-buttons">
@@ -112,7 +132,7 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
           <Status />
           {answering
             ? <button id="stop" type="button" class="with-icon" onClick={() => { stop(); area.current?.focus(); }}><Icon name="stop" />{t('chat.stop')}</button>
-            : <button id="send" class="main with-icon" disabled={!canSend}><Icon name="send" />{t('chat.send')}</button>}
+            : <button id="send" class="main with-icon" disabled={obstacle !== null}><Icon name="send" />{t('chat.send')}</button>}
         </div>
       </div>
     </form>

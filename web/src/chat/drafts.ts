@@ -1,5 +1,5 @@
 /** What a person has typed and not sent: kept for each conversation, in this tab. */
-import {readValue, writeValue} from './browser-values';
+import {readValue, writeValue} from '../session/browser-values';
 
 /** Returns the draft of a conversation; '' is a new one. */
 export function readDraft(conversation: string): string {

@@ -14,5 +14,7 @@ export function WaitingTime({since}: {readonly since: number}): VNode {
     const timer = setInterval(update, 1000);
     return () => clearInterval(timer);
   }, [since]);
-  return <p class="waiting soft">{t('chat.waitingFor', {time: formatDuration(seconds.value)})}</p>;
+  // Most models answer within a second. Their first frame does without a formatter of times, which takes long to make.
+  const text = seconds.value === 0 ? t('chat.waiting') : t('chat.waitingFor', {time: formatDuration(seconds.value)});
+  return <p class="waiting soft">{text}</p>;
 }

@@ -14,6 +14,7 @@ interface Reading {
   readonly phases: Phase[];
   readonly text: () => string;
   readonly reason: () => string;
+  readonly contacts: () => number;
   readonly wake: () => void;
 }
 
@@ -21,6 +22,7 @@ function read(changes: Partial<GenerationRequest> = {}, desktop = new FakeDeskto
   const phases: Phase[] = [];
   let text = '';
   let reason = '';
+  let contacts = 0;
   let wake: (hasNewNetwork: boolean) => void = () => {};
   const client = new GenerationClient(
     {id: ID, desktop: 'd', conversation: 'c', message: 'm', body: () => ({model: 'x'}), isRetained: true, isResumed: false, mayStart: false, ...changes},
@@ -30,6 +32,7 @@ function read(changes: Partial<GenerationRequest> = {}, desktop = new FakeDeskto
         phases.push(phase);
         reason = why;
       },
+      onContact: () => { contacts += 1; },
     },
     {
       send: desktop.send,
@@ -44,7 +47,7 @@ function read(changes: Partial<GenerationRequest> = {}, desktop = new FakeDeskto
       ...around,
     },
   );
-  return {desktop, client, phases, text: () => text, reason: () => reason, wake: () => wake(true)};
+  return {desktop, client, phases, text: () => text, reason: () => reason, contacts: () => contacts, wake: () => wake(true)};
 }
 
 function answering(): FakeDesktop {
@@ -190,6 +193,77 @@ describe('stop', () => {
     await vi.waitFor(() => expect(phases).toContain('postponed'));
     client.stop();
     expect(await end).toBe('stopped');
+  });
+});
+
+/** Answers the first requests never, and the others as the desktop. */
+function hanging(desktop: FakeDesktop, count: number): Surroundings['send'] {
+  let left = count;
+  return (method, path, options) => {
+    if (left-- <= 0) return desktop.send(method, path, options);
+    desktop.sent.push(`${method} ${path} hangs`);
+    return new Promise((_, reject) => options.signal?.addEventListener('abort', () => reject(new DOMException('', 'AbortError'))));
+  };
+}
+
+describe('a request without a response', () => {
+  it('that starts the generation is followed by a look at the desktop, and then sent again', async () => {
+    const desktop = answering();
+    const {client, text} = read({mayStart: true}, desktop, {send: hanging(desktop, 1), stallMs: 5});
+    expect(await client.run()).toBe('complete');
+    expect(text()).toBe(WORDS.join(''));
+    expect(desktop.sent).toEqual(['POST /ctllm/desktop/generations hangs', 'GET /ctllm/desktop/generations', 'POST /ctllm/desktop/generations']);
+  });
+
+  it('for the rest is no interruption while the desktop has the generation', async () => {
+    const desktop = answering();
+    await read({}, desktop).client.run();
+    const {client, contacts, phases} = read({isResumed: true}, desktop, {send: hanging(desktop, 1), stallMs: 5});
+    expect(await client.run()).toBe('complete');
+    expect(phases).toEqual(['resuming', 'checking', 'waiting', 'resuming', 'reading', 'complete']);
+    expect(contacts()).toBe(2); // the list, and the response
+  });
+
+  it('is on its way when it has not failed for a while', async () => {
+    const desktop = answering();
+    const {client, contacts} = read({}, desktop, {send: hanging(desktop, 1), stallMs: 60});
+    const end = client.run();
+    await vi.waitFor(() => expect(contacts()).toBe(1));
+    client.stop();
+    expect(await end).toBe('stopped');
+  });
+
+  it('to a desktop that is away is no contact', async () => {
+    const desktop = new FakeDesktop();
+    desktop.refusals.push(...Array.from({length: 10_000}, () => new RequestError('', 404, 0, 'not_found')));
+    const {client, contacts, phases} = read({isResumed: true}, desktop);
+    const end = client.run();
+    await vi.waitFor(() => expect(phases.filter(each => each === 'checking').length).toBeGreaterThan(2));
+    expect(contacts()).toBe(0);
+    client.abandon();
+    await end;
+  });
+});
+
+describe('the person', () => {
+  it('may have it tried at once, however long the wait is', async () => {
+    const desktop = answering();
+    desktop.refusals.push(new RequestError('', 0));
+    const {client, phases} = read({}, desktop, {pace: 1000});
+    const end = client.run();
+    await vi.waitFor(() => expect(phases).toContain('postponed'));
+    client.retryNow();
+    expect(await end).toBe('complete');
+  });
+
+  it('may have an attempt made again that gets no response', async () => {
+    const desktop = answering();
+    await read({}, desktop).client.run();
+    const {client} = read({isResumed: true}, desktop, {send: hanging(desktop, 1)});
+    const end = client.run();
+    await vi.waitFor(() => expect(desktop.sent.at(-1)).toContain('hangs'));
+    client.retryNow();
+    expect(await end).toBe('complete');
   });
 });
 

@@ -1,5 +1,5 @@
 /** Reads an answer to its end, whatever breaks: docs/stream.md is the protocol. */
-import {isObject, readError, RequestError, type RequestOptions} from '../api/http';
+import {isObject, readError, readJson, RequestError, type RequestOptions} from '../api/http';
 import type {GenerationStatus} from '../api/types';
 import {classifyRefusal, isEnd, nextPhase, retryDelay, type End, type Event, type Phase} from './generation-state';
 import {LineDecoder} from './line-decoder';
@@ -25,6 +25,8 @@ export interface GenerationListener {
   readonly onLine: (line: Readonly<Record<string, unknown>>) => void;
   /** `reason` is why it waits, or failed: a sentence, or ''. */
   readonly onPhase: (phase: Phase, reason: string) => void;
+  /** The desktop can be reached, as far as is known. */
+  readonly onContact: () => void;
 }
 
 /** What the client needs of the browser; tests replace it. */
@@ -42,6 +44,10 @@ export interface Surroundings {
 
 /** A page that is seen again, and has received nothing for so long, does not trust its connection. */
 const SILENCE_MS = 2_000;
+/** Of `stallMs`: how long a request may be without a response. One that starts has attachments to send, and a model to load. */
+const PATIENCE = {start: 10, resume: 2} as const;
+/** A request that has not failed after this part of `stallMs` is on its way. */
+const IS_SENT = 1 / 6;
 const PATH = '/ctllm/desktop/generations';
 
 export class GenerationClient {
@@ -88,6 +94,12 @@ export class GenerationClient {
     if (this.#request.isRetained) void this.#cancelAtDesktop();
   }
 
+  /** Tries at once, and not when the wait is over: the person asks for it. */
+  retryNow(): void {
+    this.#failures = 0;
+    this.#wake(true);
+  }
+
   /** Ends the reading only. */
   abandon(): void {
     this.#isAbandoned = true;
@@ -117,21 +129,40 @@ export class GenerationClient {
   async #open(purpose: 'start' | 'resume'): Promise<Event> {
     const attempt = new AbortController();
     this.#attempt = attempt;
-    const timer = purpose === 'resume' ? setTimeout(() => attempt.abort(), 2 * this.#surroundings.stallMs) : undefined;
+    const patience = this.#limitPatience(purpose, attempt);
     try {
       const response = await this.#ask(purpose, attempt.signal);
-      clearTimeout(timer);
+      patience.end();
       if (isEnd(this.#phase)) return 'stop';
       this.#hasOpened = true;
+      this.#listener.onContact();
       this.#apply('opened');
       return await this.#read(response, attempt);
     } catch (error) {
-      return this.#describe(purpose, error);
+      const event = this.#describe(purpose, error);
+      return patience.isOver() && event === 'broke' ? 'expired' : event;
     } finally {
-      clearTimeout(timer);
+      patience.end();
       attempt.abort();
       this.#attempt = null;
     }
+  }
+
+  /** Ends an attempt that has no response for long: then the desktop is asked whether the model still loads. */
+  #limitPatience(purpose: 'start' | 'resume', attempt: AbortController): {readonly isOver: () => boolean; readonly end: () => void} {
+    const {stallMs} = this.#surroundings;
+    let isOver = false;
+    if (!this.#request.isRetained) return {isOver: () => false, end: () => {}};
+    const timer = setTimeout(() => {
+      isOver = true;
+      attempt.abort();
+    }, PATIENCE[purpose] * stallMs);
+    const sent = purpose === 'start' ? setTimeout(() => this.#listener.onContact(), IS_SENT * stallMs) : undefined;
+    const end = (): void => {
+      clearTimeout(timer);
+      clearTimeout(sent);
+    };
+    return {isOver: () => isOver, end};
   }
 
   #ask(purpose: 'start' | 'resume', signal: AbortSignal): Promise<Response> {
@@ -199,8 +230,9 @@ export class GenerationClient {
     try {
       const headers = {'Ctllm-Desktop': this.#request.desktop};
       const signal = AbortSignal.timeout(this.#surroundings.stallMs);
-      const body: unknown = await (await this.#surroundings.send('GET', PATH, {headers, signal})).json();
+      const body = await readJson(await this.#surroundings.send('GET', PATH, {headers, signal}));
       const list = isObject(body) && Array.isArray(body['generations']) ? (body['generations'] as readonly GenerationStatus[]) : [];
+      this.#listener.onContact();
       const state = list.find(({id}) => id === this.#request.id)?.state;
       if (!state) return !this.#hasOpened && this.#request.mayStart ? 'unstarted' : 'missing';
       if (state === 'failed') return this.#failures > 1 ? 'errored' : 'running'; // first, what it gave before it failed is read

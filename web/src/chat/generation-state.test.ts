@@ -15,6 +15,8 @@ describe('the phases of a generation', () => {
     ['fails after a fault of its own', 'reading', ['faulted', 'errored'], 'failed'],
     ['is gone if the desktop does not have it', 'resuming', ['faulted', 'missing'], 'gone'],
     ['is started if the start never arrived', 'resuming', ['faulted', 'unstarted', 'opened'], 'reading'],
+    ['is looked for if its start has no response', 'starting', ['expired', 'running', 'due', 'opened'], 'reading'],
+    ['is looked for if its rest has no response', 'resuming', ['expired', 'missing'], 'gone'],
     ['is stopped by somebody else', 'reading', ['cancelled'], 'stopped'],
   ])('%s', (_, start, events, expected) => expect(after(start, ...events)).toBe(expected));
 

@@ -20,6 +20,7 @@ export type Event =
   | 'errored' // an error of Ollama's, or a refusal: final
   | 'broke' // the connection broke
   | 'faulted' // an error of ctllm's: the connection's, or the generation's
+  | 'expired' // a request had no response for too long: the model may be loading, or the connection dead
   | 'missing' // the desktop does not have the generation
   | 'unstarted' // it does not have it, because the start never arrived
   | 'due' // the time to wait is over
@@ -28,11 +29,11 @@ export type Event =
   | 'stop'; // the person stops it here
 
 const TABLE: Readonly<Record<Phase, Readonly<Partial<Record<Event, Phase>>>>> = {
-  starting: {opened: 'reading', broke: 'postponed', faulted: 'postponed', errored: 'failed', missing: 'failed', stop: 'stopped'},
+  starting: {opened: 'reading', broke: 'postponed', expired: 'checking', faulted: 'postponed', errored: 'failed', missing: 'failed', stop: 'stopped'},
   postponed: {due: 'starting', stop: 'stopped'},
   reading: {done: 'complete', errored: 'failed', broke: 'waiting', faulted: 'checking', cancelled: 'stopped', stop: 'stopped'},
   waiting: {due: 'resuming', stop: 'stopped'},
-  resuming: {opened: 'reading', broke: 'waiting', faulted: 'checking', errored: 'failed', missing: 'gone', cancelled: 'stopped', stop: 'stopped'},
+  resuming: {opened: 'reading', broke: 'waiting', expired: 'checking', faulted: 'checking', errored: 'failed', missing: 'gone', cancelled: 'stopped', stop: 'stopped'},
   checking: {running: 'waiting', broke: 'waiting', errored: 'failed', missing: 'gone', unstarted: 'starting', cancelled: 'stopped', stop: 'stopped'},
   complete: {},
   failed: {},
@@ -47,6 +48,11 @@ export function nextPhase(phase: Phase, event: Event): Phase {
 
 export function isEnd(phase: Phase): phase is End {
   return Object.keys(TABLE[phase]).length === 0;
+}
+
+/** Whether something has gone wrong that may pass. */
+export function isInterruption(phase: Phase): boolean {
+  return phase === 'waiting' || phase === 'postponed' || phase === 'checking';
 }
 
 const FIRST_DELAY_MS = 250;

@@ -3,10 +3,11 @@ import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
 import {useEffect, useLayoutEffect, useRef} from 'preact/hooks';
 import {t} from '../i18n/i18n';
-import type {Conversation, Id} from '../storage/conversation';
+import type {Conversation, Id, Message} from '../storage/conversation';
 import {jump} from '../storage/jump';
+import {pathToLeaf} from '../storage/tree';
 import {IconButton} from '../ui/button';
-import {shownMessages, type ShownMessage} from './branches';
+import {withVersions, type ShownMessage} from './branches';
 import {MessageView} from './message-view';
 import type {ScrollFollower} from './scroll-follower';
 
@@ -31,7 +32,7 @@ export function MessageList({conversation, follower}: MessageListProperties): VN
   const content = useRef<HTMLDivElement>(null);
   const count = useSignal(STEP);
   const cache = useRef(new Map<Id, CachedView>());
-  const messages = shownMessages(conversation);
+  const messages = pathToLeaf(conversation);
   useLayoutEffect(() => {
     if (!scroller.current || !content.current) return;
     const detach = follower.attach(scroller.current, content.current);
@@ -39,8 +40,8 @@ export function MessageList({conversation, follower}: MessageListProperties): VN
     return detach;
   }, []);
   // A message that the person has just sent is at the end.
-  const last = messages.at(-1)?.message.id;
-  useLayoutEffect(() => follower.jump(), [last]);
+  const last = messages.at(-1)?.id;
+  useLayoutEffect(() => follower.follow(), [last]);
   useJump(conversation, messages, value => { count.value = Math.max(count.peek(), value); }, follower);
   const first = Math.max(0, messages.length - count.value);
   return (
@@ -48,7 +49,7 @@ export function MessageList({conversation, follower}: MessageListProperties): VN
       <div class="log-scroller" ref={scroller} tabIndex={0} role="region" aria-label={t('chat.log')}>
         <div id="log" ref={content}>
           {first > 0 && <Earlier key={first} scroller={scroller.current} onShow={() => { count.value += STEP; }} />}
-          {messages.slice(first).map((shown, index) => cachedView(cache.current, shown, first + index === messages.length - 1))}
+          {withVersions(conversation, messages.slice(first)).map(shown => cachedView(cache.current, shown, shown.message.id === last))}
         </div>
       </div>
       {!follower.isAtEnd.value && (
@@ -95,11 +96,11 @@ function Earlier({scroller, onShow}: EarlierProperties): VNode {
 }
 
 /** Goes to the message that a search has found. */
-function useJump(conversation: Conversation, messages: readonly ShownMessage[], show: (count: number) => void, follower: ScrollFollower): void {
+function useJump(conversation: Conversation, messages: readonly Message[], show: (count: number) => void, follower: ScrollFollower): void {
   const target = jump.value;
   useEffect(() => {
     if (target?.conversation !== conversation.id) return;
-    const index = messages.findIndex(({message}) => message.id === target.message);
+    const index = messages.findIndex(({id}) => id === target.message);
     if (index < 0) return;
     follower.leave();
     show(messages.length - index + STEP);

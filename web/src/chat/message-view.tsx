@@ -1,21 +1,23 @@
 /** A message of a conversation. */
 import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
-import {useEffect, useRef} from 'preact/hooks';
+import {useLayoutEffect, useRef} from 'preact/hooks';
 import {plural, t} from '../i18n/i18n';
 import {Markdown} from '../markdown/markdown';
-import type {Attachment, Message, Statistics, ToolCall} from '../storage/conversation';
+import type {Attachment, Id, Message, Statistics, ToolCall} from '../storage/conversation';
 import {Button, IconButton} from '../ui/button';
 import {CopyButton} from '../ui/copy-button';
 import {formatDuration, formatNumber} from '../ui/format';
 import {Icon} from '../ui/icon';
-import {describeProgress} from './answer-status';
+import {useNow} from '../ui/use-now';
+import {describeInterruption, isSilent} from './answer-status';
 import type {Answer} from './answer';
 import {imageUrl} from './attachments';
 import type {ShownMessage} from './branches';
-import {answers, continueAnswer, currentAnswer, retry, sendEdited, showVersion} from './chat-store';
+import {answers, continueAnswer, currentAnswer, retry, sendEdited, showVersion, stopAnswer} from './chat-store';
 import {WaitingTime} from './elapsed';
-import type {Phase} from './generation-state';
+import {SendNotice} from './send-notice';
+import {findObstacle, useSending} from './sending';
 import {tokensPerSecond} from './statistics';
 
 interface MessageProperties {
@@ -55,19 +57,20 @@ interface QuestionFormProperties {
 
 function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
   const area = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
+  // At once: who types before the next frame would write at the end otherwise.
+  useLayoutEffect(() => {
     area.current?.focus();
     area.current?.setSelectionRange(message.content.length, message.content.length);
   }, []);
-  const submit = (): void => {
+  const sending = useSending(findObstacle(false), () => {
     const content = area.current?.value.trim() ?? '';
     if (!content && message.attachments.length === 0) return;
     onClose();
     void sendEdited(message.id, content, message.attachments);
-  };
+  });
   return (
     <article id={`message-${message.id}`} class="message question editing">
-      <form onSubmit={event => { event.preventDefault(); submit(); }}>
+      <form onSubmit={event => { event.preventDefault(); sending.request(); }}>
         <AttachmentList attachments={message.attachments} />
         <textarea
           ref={area}
@@ -75,9 +78,11 @@ function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
           aria-label={t('chat.edit')}
           dir="auto"
           defaultValue={message.content}
+          onInput={sending.cancel}
           onKeyDown={event => { if (event.key === 'Escape' && !event.isComposing) onClose(); }}
         />
         <p class="soft">{t('chat.editHint')}</p>
+        <SendNotice held={sending.held} />
         <div class="buttons">
           <button type="button" onClick={onClose}>{t('app.cancel')}</button>
           <button class="main">{t('chat.save')}</button>
@@ -121,20 +126,33 @@ function ResponseBody({message, answer}: {readonly message: Message; readonly an
     <>
       {answer && content === '' && thinking === '' && <Waiting answer={answer} />}
       <Body content={content} thinking={thinking} toolCalls={toolCalls} isStreaming={isStreaming} />
-      {answer && <Interruption answer={answer} />}
+      {answer && <Interruption id={message.id} answer={answer} />}
     </>
   );
 }
 
-const INTERRUPTED: readonly Phase[] = ['waiting', 'postponed', 'checking'];
-
 function Waiting({answer}: {readonly answer: Answer}): VNode | null {
-  return INTERRUPTED.includes(answer.phase.value) ? null : <WaitingTime since={answer.startedAt} />;
+  return answer.silentSince.value === null ? <WaitingTime since={answer.startedAt} /> : null;
 }
 
-function Interruption({answer}: {readonly answer: Answer}): VNode | null {
-  if (!INTERRUPTED.includes(answer.phase.value)) return null;
-  return <p class="reconnecting">{t(describeProgress(answer))} {answer.reason.value}</p>;
+const SILENCE_CHECK_MS = 5_000;
+
+/** Says that the connection is away; after a while, it asks the person what to do. The answer goes on all the same when it is back. */
+function Interruption({id, answer}: {readonly id: Id; readonly answer: Answer}): VNode | null {
+  const isInterrupted = answer.silentSince.value !== null;
+  const now = useNow(isInterrupted ? SILENCE_CHECK_MS : null);
+  if (!isInterrupted) return null;
+  return (
+    <>
+      <p class="reconnecting">{describeInterruption(answer, now)}</p>
+      {isSilent(answer, now) && (
+        <div class="buttons start silent-answer">
+          <Button icon="retry" onClick={() => answers.retryNow(id)}>{t('chat.retryNow')}</Button>
+          <Button icon="stop" onClick={() => stopAnswer(id)}>{t('chat.stopWaiting')}</Button>
+        </div>
+      )}
+    </>
+  );
 }
 
 function longer(a: string, b: string): string {
@@ -197,7 +215,7 @@ function Ending({message}: {readonly message: Message}): VNode | null {
   }
   const reason = state === 'stopped' ? t('chat.stopped') : t('chat.error', {reason: error});
   const text = isPartial ? t('chat.incomplete', {reason}) : reason;
-  return <p class={`end ${state === 'stopped' ? 'stopped soft' : 'broken error'}`} role={state === 'stopped' ? undefined : 'alert'}>{text}</p>;
+  return <p class={`end ${state === 'stopped' ? 'stopped soft' : 'broken error'}`}>{text}</p>;
 }
 
 function describe(statistics: Statistics): string {

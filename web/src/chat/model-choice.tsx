@@ -23,8 +23,8 @@ export function ModelChoice(): VNode {
           if (choice) chooseModel(choice);
         }}
       >
-        {isEmpty && !isAway && <option value="">{t('chat.noModels')}</option>}
-        {isAway && <option value="" disabled>{t('chat.modelAway', {model: wantedModel})}</option>}
+        {/* One element for both: a browser shows nothing when the one that it shows is taken away. */}
+        {(isEmpty || isAway) && <option value="" disabled={isAway}>{isAway ? t('chat.modelAway', {model: wantedModel}) : t('chat.noModels')}</option>}
         {lists.map(({desktop, options}) => options.length > 0 && (
           <optgroup key={desktop.id} label={desktop.name}>
             {options.map(option => <option key={option.model} value={valueOf(option)}>{describe(option)}</option>)}

@@ -2,7 +2,7 @@
 import {signal} from '@preact/signals';
 import {isObject} from '../api/http';
 import type {ModelOptions} from '../storage/conversation';
-import {readValue, writeValue} from './browser-values';
+import {readValue, writeValue} from '../session/browser-values';
 import type {Instructions} from './chat-store';
 
 export interface Preset extends Instructions {

@@ -43,6 +43,12 @@ export class ScrollFollower {
     if (this.#scroller) this.#scroller.scrollTop = END;
   }
 
+  /** Shows the end with the next frame, which computes the layout anyway, and follows it. */
+  follow(): void {
+    this.isAtEnd.value = true;
+    requestAnimationFrame(() => { if (this.isAtEnd.peek()) this.jump(); });
+  }
+
   /** Leaves the end, for something that is to be seen elsewhere. */
   leave(): void {
     this.isAtEnd.value = false;

@@ -1,7 +1,7 @@
 import {describe, expect, it} from 'vitest';
 import {de} from './de';
 import {en} from './en';
-import {chooseLanguage, setLanguage, t} from './i18n';
+import {chooseLanguage, LANGUAGES, plural, setLanguage, t} from './i18n';
 
 describe('the texts', () => {
   it('have the same parameters in every language', () => {
@@ -14,6 +14,17 @@ describe('the texts', () => {
     await setLanguage('de');
     expect(t('app.settings')).toBe('Einstellungen');
     expect(document.documentElement.lang).toBe('de');
+    await setLanguage('en');
+  });
+});
+
+describe('a text with a number', () => {
+  it.each(LANGUAGES)('has the form and the digits of its language: %s', async language => {
+    await setLanguage(language);
+    for (const count of [0, 1, 2, 11, 21, 101, 999, 1000, 1234567, 1.5]) {
+      const form = new Intl.PluralRules(language).select(count) === 'one' ? 'chat.tokens.one' : 'chat.tokens.other';
+      expect(plural('chat.tokens', count)).toBe(t(form, {count: new Intl.NumberFormat(language).format(count)}));
+    }
     await setLanguage('en');
   });
 });

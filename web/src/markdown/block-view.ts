@@ -131,7 +131,6 @@ class TextView implements View {
 
   constructor(node: HTMLElement, details: Details, context: Context) {
     this.node = node;
-    node.dir = 'auto';
     if (details.kind === 'paragraph' && details.isRest) node.className = 'rest';
     this.#details = details;
     this.#inline = new InlineView(node, context);
@@ -184,7 +183,6 @@ class RowView implements View {
     if (known) return known;
     const cell = element(this.#isHeader ? 'th' : 'td', alignment);
     if (cell.tagName === 'TH') cell.setAttribute('scope', 'col');
-    cell.dir = 'auto';
     this.node.append(cell);
     const view = new InlineView(cell, this.#context);
     this.#cells[column] = view;
@@ -270,6 +268,11 @@ function isSameContainer(one: Details, other: Details): boolean {
   return one.kind === other.kind;
 }
 
+/**
+ * `dir=auto` reads the text of an element, but not that of elements within it that have a direction, too. So
+ * only containers have it: on which side are the marks of a list, the line of a quotation? In paragraphs, items
+ * and cells the style sheet lets each paragraph begin on the side of its own language.
+ */
 interface Container {
   readonly node: HTMLElement;
   /** The element that the children are in. */
@@ -295,7 +298,6 @@ function makeList({isOrdered, start}: ListDetails): Container {
 
 function makeItem({task}: ItemDetails): Container {
   const node = element('li');
-  node.dir = 'auto';
   if (task === null) return {node, host: node};
   const box = element('input');
   box.type = 'checkbox';
@@ -310,6 +312,7 @@ function makeItem({task}: ItemDetails): Container {
 
 function makeTable(): Container {
   const table = element('table', '', element('thead'), element('tbody'));
+  table.dir = 'auto'; // which decides on which side its first column is
   const node = element('div', 'table', table);
   node.tabIndex = 0;
   node.setAttribute('role', 'group');

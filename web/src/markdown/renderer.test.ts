@@ -207,7 +207,7 @@ describe('a text that grows', () => {
   it.each(['', '\n', '\n-', '\n--', '\n1', '\n1.', '\n`', '\n``', '\n>', '\n#', '\n|', '\n*', '\n**', '\n- ['])('does not show a marker before it is clear what it is: %j', end => {
     const renderer = new PromptRenderer();
     renderer.show(`text${end}`, true);
-    expect(renderer.host.innerHTML).toBe('<div class="section"><p dir="auto">text</p></div>');
+    expect(renderer.host.innerHTML).toBe('<div class="section"><p>text</p></div>');
   });
 
   it('starts anew with another text', () => {

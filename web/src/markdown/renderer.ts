@@ -1,4 +1,5 @@
 /** Shows Markdown that grows, in an element. */
+import {afterFrame} from '../ui/tasks';
 import {ChildrenView} from './block-view';
 import {BlockParser} from './block-parser';
 import {plainFormatter, type Formatter} from './formatter';
@@ -47,7 +48,7 @@ export class MarkdownRenderer {
     this.#formatter = options.formatter ?? plainFormatter;
     this.#onRender = options.onRender ?? (() => {});
     this.#sliceMs = options.sliceMs ?? SLICE_MS;
-    this.#schedule = options.schedule ?? nextFrame;
+    this.#schedule = options.schedule ?? afterFrame;
   }
 
   /** Shows `text`. What it has in common with the text before stays as it is.
@@ -107,13 +108,4 @@ export class MarkdownRenderer {
     }
     this.#view?.update(this.#parser.document, true);
   }
-}
-
-function nextFrame(work: () => void): () => void {
-  if (document.visibilityState === 'hidden') {
-    const timer = setTimeout(work, 50);
-    return () => clearTimeout(timer);
-  }
-  const frame = requestAnimationFrame(work);
-  return () => cancelAnimationFrame(frame);
 }

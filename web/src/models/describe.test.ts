@@ -44,7 +44,7 @@ describe('a pull', () => {
   });
   it('says how it ended', () => {
     expect(describePull({...pull, state: 'failed', error: 'file does not exist'}, now)).toContain('file does not exist');
-    expect(describePull({...pull, state: 'failed'}, now)).toContain('interrupted');
+    expect(describePull({...pull, state: 'interrupted'}, now)).toContain('interrupted');
     expect(describePull({...pull, state: 'complete'}, now)).toBe('Complete');
   });
 });

@@ -1,5 +1,5 @@
 /** What Ollama says of a model: POST /api/show. */
-import {isObject} from '../api/http';
+import {isObject, readJson} from '../api/http';
 import {authorizedRequest, desktopHeader} from '../session/session';
 
 export interface ModelDetails {
@@ -23,7 +23,7 @@ const MAX_TEXT = 200_000;
 
 export async function readModelDetails(desktop: string, model: string, signal: AbortSignal): Promise<ModelDetails> {
   const response = await authorizedRequest('POST', '/api/show', {body: {model}, headers: desktopHeader(desktop), signal});
-  return parseDetails(await response.json());
+  return parseDetails(await readJson(response));
 }
 
 /** Returns what is known; whoever made the model wrote it, so nothing of it is trusted to have a type. */

@@ -23,14 +23,14 @@ export function PullRow({pull}: {readonly pull: Pull}): VNode {
         <span class="card-name"><span>{title}</span></span>
         <span class="card-actions">
           {isRunning && <IconButton icon="stop" label={t('models.cancelPull', {name: model})} onClick={() => cancelPull(id)} />}
-          {(state === 'failed' || state === 'cancelled') && (
+          {!isRunning && state !== 'complete' && (
             <IconButton icon="retry" label={t('models.retryPull', {name: model})} onClick={() => startPull(desktop, model)} />
           )}
           {!isRunning && <IconButton icon="close" label={t('models.dismissPull', {name: model})} onClick={() => dismissPull(id)} />}
         </span>
       </div>
       {isRunning && <Progress label={title} value={total > 0 ? completed / total : null} />}
-      <p class={state === 'failed' ? 'error' : 'soft'} {...(isRunning ? {} : {role: 'status'})}>{describePull(pull, now)}</p>
+      <p class={state === 'failed' || state === 'interrupted' ? 'error' : 'soft'} {...(isRunning ? {} : {role: 'status'})}>{describePull(pull, now)}</p>
     </li>
   );
 }
@@ -39,7 +39,8 @@ export function PullRow({pull}: {readonly pull: Pull}): VNode {
 export function describePull({state, progress, error}: Pull, now: number): string {
   if (state === 'complete') return t('models.pullComplete');
   if (state === 'cancelled') return t('models.pullCancelled');
-  if (state === 'failed') return error ? t('models.pullFailed', {reason: error}) : t('models.pullBroken');
+  if (state === 'failed') return t('models.pullFailed', {reason: error});
+  if (state === 'interrupted') return t('models.pullBroken');
   const {total, completed} = measure(progress);
   if (total === 0 || completed === total) return progress.status || t('models.pullStarting');
   const speed = measureSpeed(progress, now);

@@ -1,6 +1,6 @@
 import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
 import {acceptToken, forgetToken} from '../session/session';
-import {cancelPull, dismissPull, pulls, startPull} from './pull-store';
+import {cancelPull, dismissPull, parsePulls, pulls, startPull} from './pull-store';
 
 const encoder = new TextEncoder();
 let body: ReadableStreamDefaultController<Uint8Array>;
@@ -22,6 +22,7 @@ beforeEach(() => {
 });
 afterEach(() => {
   forgetToken();
+  localStorage.clear();
   vi.unstubAllGlobals();
 });
 
@@ -53,11 +54,11 @@ describe('a pull', () => {
     await vi.waitFor(() => expect(first()).toMatchObject({state: 'failed', error: 'pull model manifest: file does not exist'}));
   });
 
-  it('fails if it ends without an end', async () => {
+  it('is interrupted if it ends without an end', async () => {
     await start();
     write('{"status":"pulling manifest"}\n');
     body.close();
-    await vi.waitFor(() => expect(first()?.state).toBe('failed'));
+    await vi.waitFor(() => expect(first()?.state).toBe('interrupted'));
   });
 
   it('can be cancelled, and removed from the list then', async () => {
@@ -83,4 +84,84 @@ describe('a pull', () => {
     expect(pulls.value).toEqual([]);
     expect(sent[0]?.init?.signal?.aborted).toBe(true);
   });
+});
+
+/** What the browser has when the page is opened again. */
+function reopen(id = 'u'): void {
+  const stored = {...localStorage};
+  forgetToken();
+  for (const [key, value] of Object.entries(stored)) localStorage.setItem(key, String(value));
+  acceptToken({user: {id, name: id}, token: 'T', expires_in: 600}, Date.now());
+}
+
+const listed = (): readonly string[] => pulls.value.map(({model, state}) => `${model} ${state}`);
+
+describe('a pull of a page that was closed', () => {
+  it('is found again, and goes on from the list', async () => {
+    await start();
+    await start('qwen3');
+    reopen();
+    await vi.waitFor(() => expect(listed()).toEqual(['qwen3 interrupted', 'llama3.2 interrupted']));
+    await start();
+    expect(listed()).toEqual(['llama3.2 running', 'qwen3 interrupted']);
+    write('{"status":"success"}\n');
+    await vi.waitFor(() => expect(first()?.state).toBe('complete'));
+    reopen();
+    await vi.waitFor(() => expect(listed()).toEqual(['qwen3 interrupted']));
+  });
+
+  it.each([
+    ['complete', '{"status":"success"}\n'],
+    ['failed', '{"error":"no such model"}\n'],
+  ])('is not found again when it was %s', async (state, line) => {
+    await start();
+    write(line);
+    await vi.waitFor(() => expect(first()?.state).toBe(state));
+    expect(Object.keys(localStorage).filter(key => key.includes('pulls'))).toEqual([]);
+  });
+
+  it('is found again after a connection that broke', async () => {
+    await start();
+    body.error(new TypeError('network error'));
+    await vi.waitFor(() => expect(first()?.state).toBe('interrupted'));
+    reopen();
+    await vi.waitFor(() => expect(listed()).toEqual(['llama3.2 interrupted']));
+    dismissPull(first()?.id ?? 0);
+    reopen();
+    expect(listed()).toEqual([]);
+  });
+
+  it('is not shown to somebody else', async () => {
+    await start();
+    reopen('v');
+    await new Promise(resolve => setTimeout(resolve));
+    expect(pulls.value).toEqual([]);
+    reopen();
+    await vi.waitFor(() => expect(listed()).toEqual(['llama3.2 interrupted']));
+  });
+
+  it('is not shown while another tab goes on with it', async () => {
+    await start();
+    const names: string[] = [];
+    vi.stubGlobal('navigator', {onLine: true, locks: {request: async (name: string, _: unknown, act: (lock: null) => unknown) => {
+      names.push(name);
+      return act(null);
+    }}});
+    reopen();
+    await vi.waitFor(() => expect(names).toEqual(['ctllm-pull-d1 llama3.2']));
+    expect(pulls.value).toEqual([]);
+  });
+
+  it.each([null, '', '{', '7', '{}', '[7]', '[{"desktop":1,"model":"x"}]', '[{"desktop":"d"}]'])('is not what a browser cannot have stored: %s', stored => {
+    expect(parsePulls(stored)).toEqual([]);
+  });
+});
+
+it('a pull is found again by a page that opens after the log-in', async () => {
+  await start();
+  vi.resetModules();
+  const session = await import('../session/session');
+  session.acceptToken({user: {id: 'u', name: 'alice'}, token: 'T', expires_in: 600}, Date.now());
+  const opened = await import('./pull-store');
+  await vi.waitFor(() => expect(opened.pulls.value).toMatchObject([{model: 'llama3.2', state: 'interrupted'}]));
 });

@@ -1,8 +1,12 @@
 /** Pulls in progress: they go on whatever view is shown, several at once. */
 import {signal} from '@preact/signals';
-import {readError, RequestError} from '../api/http';
+import {isObject, readError, RequestError} from '../api/http';
 import {readJsonLines} from '../api/json-lines';
+import {t} from '../i18n/i18n';
+import {readValue, writeValue} from '../session/browser-values';
 import {authorizedRequest, desktopHeader, user} from '../session/session';
+import {holdInTab, isHeldByTab} from '../ui/tab-lock';
+import {showToast} from '../ui/toast';
 import {refreshModels} from './model-store';
 import {addLine, NO_PROGRESS, type PullProgress} from './pull-progress';
 
@@ -11,11 +15,16 @@ export interface Pull {
   /** The id of the desktop that pulls. */
   readonly desktop: string;
   readonly model: string;
-  readonly state: 'running' | 'complete' | 'failed' | 'cancelled';
+  /** Interrupted: the connection broke, or the page was closed. Ollama pulls only while somebody waits for it. */
+  readonly state: 'running' | 'complete' | 'failed' | 'cancelled' | 'interrupted';
   readonly progress: PullProgress;
   /** What went wrong; a sentence. */
   readonly error: string;
 }
+
+/** Where the browser keeps the pulls that are not at their end. */
+const STORED_AS = 'pulls';
+const MAX_STORED = 20;
 
 /** Newest first. */
 export const pulls = signal<readonly Pull[]>([]);
@@ -29,7 +38,7 @@ export function startPull(desktop: string, model: string): number {
   if (running) return running.id;
   const id = ++lastId;
   const others = pulls.value.filter(each => each.desktop !== desktop || each.model !== model);
-  pulls.value = [{id, desktop, model, state: 'running', progress: NO_PROGRESS, error: ''}, ...others];
+  setPulls([{id, desktop, model, state: 'running', progress: NO_PROGRESS, error: ''}, ...others]);
   void run(id, desktop, model);
   return id;
 }
@@ -41,7 +50,7 @@ export function cancelPull(id: number): void {
 
 /** Removes a pull that has ended from the list. */
 export function dismissPull(id: number): void {
-  pulls.value = pulls.value.filter(each => each.id !== id || each.state === 'running');
+  setPulls(pulls.value.filter(each => each.id !== id || each.state === 'running'));
 }
 
 // What one person began is not shown to another.
@@ -51,18 +60,76 @@ user.subscribe(current => {
   owner = current?.id;
   for (const controller of controllers.values()) controller.abort();
   pulls.value = [];
+  if (current) void restorePulls();
 });
+if (owner) void restorePulls();
+
+/** Shows the pulls that ended when the page was closed, but for those that another tab goes on with. */
+async function restorePulls(): Promise<void> {
+  const asker = owner;
+  const names: string[] = [];
+  for (const {desktop, model} of parsePulls(readValue('browser', STORED_AS))) {
+    const isElsewhere = await isHeldByTab(lockName(desktop, model));
+    if (owner !== asker) return;
+    const isKnown = pulls.value.some(each => each.desktop === desktop && each.model === model);
+    if (isElsewhere || isKnown) continue;
+    setPulls([...pulls.value, {id: ++lastId, desktop, model, state: 'interrupted', progress: NO_PROGRESS, error: ''}]);
+    names.push(model);
+  }
+  if (names.length) showToast(t('models.pullEnded', {names: names.join(', ')}));
+}
+
+/** Returns the pulls in a stored text; what cannot be one is left out. */
+export function parsePulls(stored: string | null): readonly Pick<Pull, 'desktop' | 'model'>[] {
+  try {
+    const list: unknown = JSON.parse(stored ?? '[]');
+    if (!Array.isArray(list)) return [];
+    return list.filter(isStoredPull).slice(0, MAX_STORED).map(({desktop, model}) => ({desktop, model}));
+  } catch {
+    return [];
+  }
+}
+
+function lockName(desktop: string, model: string): string {
+  return `ctllm-pull-${desktop} ${model}`;
+}
+
+function isStoredPull(value: unknown): value is Pick<Pull, 'desktop' | 'model'> {
+  return isObject(value) && typeof value['desktop'] === 'string' && typeof value['model'] === 'string';
+}
+
+/** Shows the pulls, and remembers which of them are not at their end. */
+function setPulls(next: readonly Pull[]): void {
+  const before = pulls.value;
+  pulls.value = next;
+  if (unfinished(next) !== unfinished(before)) storePulls(before, next);
+}
+
+function unfinished(list: readonly Pull[]): string {
+  return JSON.stringify(list.filter(({state}) => state === 'running' || state === 'interrupted').map(({desktop, model}) => ({desktop, model})));
+}
+
+/** Keeps what other tabs have stored. */
+function storePulls(before: readonly Pull[], next: readonly Pull[]): void {
+  const isHere = ({desktop, model}: Pick<Pull, 'desktop' | 'model'>): boolean =>
+    [...before, ...next].some(each => each.desktop === desktop && each.model === model);
+  const others = parsePulls(readValue('browser', STORED_AS)).filter(each => !isHere(each));
+  const all = [...parsePulls(unfinished(next)), ...others].slice(0, MAX_STORED);
+  writeValue('browser', STORED_AS, all.length ? JSON.stringify(all) : '');
+}
 
 async function run(id: number, desktop: string, model: string): Promise<void> {
   const controller = new AbortController();
   controllers.set(id, controller);
+  const release = holdInTab(lockName(desktop, model));
   try {
     const error = await readPull(id, desktop, model, controller.signal);
     change(id, error ? {state: 'failed', error} : {state: 'complete'});
   } catch (error) {
     if (controller.signal.aborted) change(id, {state: 'cancelled'});
-    else change(id, {state: 'failed', error: error instanceof RequestError ? error.message : ''});
+    else change(id, error instanceof RequestError && error.status ? {state: 'failed', error: error.message} : {state: 'interrupted'});
   } finally {
+    release();
     controllers.delete(id);
   }
   await refreshModels(desktop);
@@ -86,5 +153,5 @@ function currentProgress(id: number): PullProgress {
 }
 
 function change(id: number, changed: Partial<Omit<Pull, 'id'>>): void {
-  pulls.value = pulls.value.map(each => (each.id === id ? {...each, ...changed} : each));
+  setPulls(pulls.value.map(each => (each.id === id ? {...each, ...changed} : each)));
 }

@@ -1,7 +1,8 @@
 /** What a person still needs before a model answers. */
+import {computed} from '@preact/signals';
 import type {Desktop, ProxyStatus} from '../api/types';
 import {chooseBestDesktop} from '../status/best-desktop';
-import type {Reachability} from '../status/status-store';
+import {desktops, isOnDesktop, isOnline, problem, proxy, reachability, type Reachability} from '../status/status-store';
 
 export type Missing =
   | 'nothing'
@@ -27,6 +28,16 @@ export interface Knowledge {
   /** Whether the last poll failed. */
   readonly hasProblem: boolean;
 }
+
+/** What is missing now. */
+export const missing = computed(() => findMissing({
+  isOnline: isOnline.value,
+  reachability: reachability.value,
+  isOnDesktop: isOnDesktop.value,
+  proxy: proxy.value,
+  desktops: desktops.value,
+  hasProblem: problem.value !== null,
+}));
 
 /** Returns the first thing that is missing on the way to a model. */
 export function findMissing({isOnline, reachability, isOnDesktop, proxy, desktops, hasProblem}: Knowledge): Missing {

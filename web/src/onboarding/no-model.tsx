@@ -4,7 +4,7 @@ import type {VNode} from 'preact';
 import {useEffect} from 'preact/hooks';
 import {t, type TextKey} from '../i18n/i18n';
 import {estimateSecondsLeft, measure} from '../models/pull-progress';
-import {cancelPull, pulls, startPull, type Pull} from '../models/pull-store';
+import {cancelPull, dismissPull, pulls, startPull, type Pull} from '../models/pull-store';
 import {bestDesktop, refreshStatus} from '../status/status-store';
 import {Button} from '../ui/button';
 import {formatBytes, formatDuration} from '../ui/format';
@@ -43,6 +43,7 @@ export function FirstModel(): VNode | null {
   const desktop = bestDesktop.value;
   if (!desktop) return null;
   const pull = pulls.value.find(each => each.desktop === desktop.id && each.state !== 'cancelled');
+  if (pull?.state === 'interrupted') return <Interrupted pull={pull} />;
   return pull && pull.state !== 'failed' ? <PullInProgress pull={pull} /> : <Choose desktop={desktop.id} error={pull ? pull.error : ''} />;
 }
 
@@ -68,6 +69,19 @@ function Choose({desktop, error}: {readonly desktop: string; readonly error: str
       </fieldset>
       <Button id="pull-first" type="submit" kind="main" icon="download">{t('onboarding.model.pull')}</Button>
     </form>
+  );
+}
+
+/** A pull that ended with the page, or with its connection: Ollama has what was downloaded. */
+function Interrupted({pull: {id, desktop, model}}: {readonly pull: Pull}): VNode {
+  return (
+    <div class="stack">
+      <p role="alert">{t('onboarding.model.interrupted', {model})}</p>
+      <div class="buttons start">
+        <Button id="resume-pull" kind="main" icon="download" onClick={() => startPull(desktop, model)}>{t('onboarding.model.resume')}</Button>
+        <Button onClick={() => dismissPull(id)}>{t('onboarding.model.other')}</Button>
+      </div>
+    </div>
   );
 }
 

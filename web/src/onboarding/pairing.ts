@@ -1,6 +1,6 @@
 /** A command that connects a desktop of the person who is logged in: it works once. */
 import {signal} from '@preact/signals';
-import {isObject, RequestError} from '../api/http';
+import {isObject, readJson, RequestError} from '../api/http';
 import {t} from '../i18n/i18n';
 import {authorizedRequest, user} from '../session/session';
 
@@ -31,7 +31,7 @@ export async function requestPairing(): Promise<void> {
 async function readPairing(): Promise<Pairing> {
   try {
     const requestedAt = Date.now();
-    const body: unknown = await (await authorizedRequest('POST', '/ctllm/session/pairing', {body: {}})).json();
+    const body = await readJson(await authorizedRequest('POST', '/ctllm/session/pairing', {body: {}}));
     const {command, expires_in: lifetime} = isObject(body) ? body : {};
     if (typeof command !== 'string') return {state: 'failed', message: t('onboarding.pairing.failed')};
     const seconds = typeof lifetime === 'number' ? lifetime : Number.MAX_SAFE_INTEGER / 2000;

@@ -5,12 +5,11 @@ import {chooseBestDesktop} from '../status/best-desktop';
 import {desktops, isOnDesktop, nextTry, problem, refreshStatus} from '../status/status-store';
 import {CommandsBySystem} from './command';
 import {Countdown} from './countdown';
-import type {Missing} from './missing';
+import {missing, type Missing} from './missing';
 import {NoDesktop} from './no-desktop';
 import {NoModel} from './no-model';
 import {Screen, Waiting} from './screen';
 import {START_OLLAMA, UPDATE} from './system';
-import {missing} from './welcome';
 
 function NoNetwork(): VNode {
   return (

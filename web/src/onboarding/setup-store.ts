@@ -12,6 +12,8 @@ export interface LoginProgress {
   readonly user_code: string;
   readonly message: string;
   readonly providers: readonly {readonly name: string; readonly title: string}[];
+  /** The QR code of `url`, if any device may open it: rows of modules, of which '1' is dark. Older desktops send none. */
+  readonly qr_code?: readonly string[];
 }
 
 /** GET /ctllm/desktop/setup. */

@@ -6,6 +6,7 @@ import {navigate} from '../app/router';
 import {t, type TextKey} from '../i18n/i18n';
 import {bestDesktop} from '../status/status-store';
 import {Button} from '../ui/button';
+import {QrCode} from '../ui/qr-code';
 import {CommandsBySystem, Command, system} from './command';
 import {FirstModel} from './no-model';
 import {Waiting} from './screen';
@@ -138,7 +139,7 @@ function LoginForm(): VNode {
   );
 }
 
-function LoginInProgress({login: {state, url, user_code: code, providers}}: {readonly login: LoginProgress}): VNode {
+function LoginInProgress({login: {state, url, user_code: code, providers, qr_code: qrCode = []}}: {readonly login: LoginProgress}): VNode {
   return (
     <div class="stack">
       {state === 'choose' && <p>{t('onboarding.setup.choose')}</p>}
@@ -149,6 +150,12 @@ function LoginInProgress({login: {state, url, user_code: code, providers}}: {rea
       {state === 'browser' && <p>{t('onboarding.setup.browser')}</p>}
       {isWebAddress(url) && <p><a href={url} target="_blank" rel="noopener noreferrer">{t('onboarding.setup.openPage', {host: new URL(url).host})}</a></p>}
       {code && <p class="user-code"><code>{code}</code></p>}
+      {qrCode.length > 0 && isWebAddress(url) && (
+        <>
+          <p>{t('onboarding.setup.scan')}</p>
+          <QrCode rows={qrCode} label={t('onboarding.setup.qrCode', {host: new URL(url).host})} />
+        </>
+      )}
       {state !== 'choose' && <Waiting>{t('onboarding.setup.waiting')}</Waiting>}
       <Button onClick={() => void cancelLogin()}>{t('app.cancel')}</Button>
     </div>
@@ -171,7 +178,7 @@ function TrayStep({known: {tray}}: {readonly known: Setup}): VNode {
     <>
       <p>{t('onboarding.setup.trayWhat')}</p>
       <label class="tick">
-        <input id="setup-autostart" type="checkbox" checked={tray.autostart} onChange={({currentTarget}) => void setAutostart(currentTarget.checked)} />
+        <input id="setup-autostart" type="checkbox" checked={tray.autostart} onChange={({currentTarget: box}) => void setAutostart(box.checked).then(() => { box.checked = setup.value?.tray.autostart ?? false; })} />
         {t('onboarding.setup.autostart')}
       </label>
       {!tray.installed && <><p>{t('onboarding.setup.trayMissing')}</p><Command text="pip install 'ctllm[tray]'" /></>}

@@ -1,25 +1,16 @@
 /** What is shown in place of a chat while something is missing, with one thing to do about it. */
-import {computed, useSignal} from '@preact/signals';
+import {useSignal} from '@preact/signals';
 import type {ComponentChildren, VNode} from 'preact';
 import {useEffect} from 'preact/hooks';
 import {route} from '../app/router';
 import {t, type TextKey} from '../i18n/i18n';
 import {isConfirmed} from '../session/session';
-import {bestDesktop, desktops, isOnDesktop, isOnline, problem, proxy, reachability} from '../status/status-store';
+import {bestDesktop, isOnDesktop} from '../status/status-store';
 import {Lazy} from '../ui/lazy';
 import {hasDraft} from '../ui/reload-once';
 import './onboarding.css';
 import {isSetupDone} from './setup-store';
-import {fillsTheScreen, findMissing, type Missing} from './missing';
-
-export const missing = computed(() => findMissing({
-  isOnline: isOnline.value,
-  reachability: reachability.value,
-  isOnDesktop: isOnDesktop.value,
-  proxy: proxy.value,
-  desktops: desktops.value,
-  hasProblem: problem.value !== null,
-}));
+import {fillsTheScreen, missing, type Missing} from './missing';
 
 /** How long something has to be missing: a desktop comes back within a moment when the proxy was restarted. */
 const SETTLE_MS = 2_000;

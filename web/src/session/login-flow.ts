@@ -1,6 +1,6 @@
 /** How the page comes to its session: by the cookie, by a link, or by the redirect of a provider. */
 import {effect, signal} from '@preact/signals';
-import {isObject, request, RequestError} from '../api/http';
+import {isObject, readJson, request, RequestError, withTimeout} from '../api/http';
 import type {AccessToken, User} from '../api/types';
 import {t} from '../i18n/i18n';
 import {showToast} from '../ui/toast';
@@ -12,7 +12,7 @@ import {announceUser, watchTabs} from './other-tabs';
 import {readRole} from './page-role';
 import {isDesktopWindow} from './providers';
 import {
-  acceptToken, assumeRememberedUser, authorizedRequest, describeEnd, dropToken, finishRenewal, forgetToken, isConfirmed, renewSession, user,
+  acceptToken, assumeRememberedUser, authorizedRequest, describeEnd, dropToken, finishRenewal, firstRenewal, forgetToken, isConfirmed, user,
 } from './session';
 import {storeToken} from './stored-token';
 
@@ -25,12 +25,12 @@ const RETRY_SECONDS = 4;
 
 let invite: string | null = null;
 let retryTimer = 0;
-/** The last start; each waits for the one before. */
+/** The last start; each waits for the one before, even if that failed. */
 let lastStart: Promise<void> = Promise.resolve();
 
 /** Finds out who is logged in, and does what the link asks for that opened the page. */
 export function startSession(): Promise<void> {
-  lastStart = lastStart.then(start);
+  lastStart = lastStart.then(start, start);
   return lastStart;
 }
 
@@ -60,7 +60,7 @@ async function start(): Promise<void> {
 /** Returns the error of a renewal that the server refused, or null. Throws if it could not be asked. */
 async function tryToRenew(): Promise<RequestError | null> {
   try {
-    await renewSession();
+    await firstRenewal();
     return null;
   } catch (error) {
     if (error instanceof RequestError && error.endsSession) return error;
@@ -109,7 +109,8 @@ async function redeemLink(): Promise<string> {
 }
 
 async function requestLogin(code: string): Promise<AccessToken> {
-  return (await (await request('POST', '/ctllm/session', {body: {invite: code, client: 'browser'}})).json()) as AccessToken;
+  const body = {invite: code, client: 'browser'};
+  return withTimeout({body}, async options => readJson<AccessToken>(await request('POST', '/ctllm/session', options)));
 }
 
 /** A desktop has one user, so a link of another site can log in nobody else. */
@@ -121,7 +122,8 @@ async function redeemDesktopInvite(code: string): Promise<void> {
 
 /** Asks before a link logs in somebody else. No other page can open links in the desktop's own window. */
 async function confirmLogin(code: string): Promise<boolean> {
-  const body: unknown = await (await request('POST', '/ctllm/session/introspect', {body: {invite: code}})).json();
+  const body = await withTimeout({body: {invite: code}}, async options =>
+    readJson(await request('POST', '/ctllm/session/introspect', options)));
   const next = isObject(body) ? (body['user'] as User) : null;
   if (!next) return false;
   const current = isConfirmed.value ? (user.value ?? null) : null;

@@ -1,6 +1,6 @@
 /** The request of a machine to use the models: the link that `ollama` shows has its code. */
 import {signal} from '@preact/signals';
-import {RequestError} from '../api/http';
+import {readJson, RequestError} from '../api/http';
 import {t} from '../i18n/i18n';
 import {showToast} from '../ui/toast';
 import {readParameter, takeParameter} from './fragment';
@@ -77,7 +77,7 @@ async function askAndAnswer(): Promise<void> {
   if (!code || !isConfirmed.value) return;
   const asker = user.value?.id;
   try {
-    const machine = (await (await authorizedRequest('POST', '/ctllm/machines/introspect', {body: {code}})).json()) as MachineRequest;
+    const machine = await readJson<MachineRequest>(await authorizedRequest('POST', '/ctllm/machines/introspect', {body: {code}}));
     const answer = await askPerson(machine);
     if (user.value?.id !== asker || !isConfirmed.value || pendingMachine() !== code) return; // it is put to whoever logs in next
     await sendAnswer(code, answer);

@@ -1,5 +1,5 @@
 /** Whether a cloud serves this page, or a desktop on its own machine. */
-import {isObject, request, RequestError} from '../api/http';
+import {isObject, readJson, request, RequestError, withTimeout} from '../api/http';
 
 export type Role = 'cloud' | 'desktop';
 
@@ -22,7 +22,7 @@ export function readRole(): Promise<Role> {
 
 async function requestRole(): Promise<Role> {
   try {
-    const body: unknown = await (await request('GET', '/ctllm/page')).json();
+    const body = await withTimeout({}, async options => readJson(await request('GET', '/ctllm/page', options)));
     return isObject(body) && body['role'] === 'desktop' ? 'desktop' : 'cloud';
   } catch (error) {
     // A cloud of an older version does not know the path, and a desktop passes it to Ollama.

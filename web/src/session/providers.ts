@@ -1,5 +1,5 @@
 /** What people may sign in with at this cloud. */
-import {request} from '../api/http';
+import {readJson, request} from '../api/http';
 import type {Provider} from '../api/types';
 import {keepMachine, pendingMachine} from './machine-request';
 
@@ -15,7 +15,7 @@ export function loadProviders(): Promise<readonly Provider[]> {
 }
 
 async function requestProviders(): Promise<readonly Provider[]> {
-  const body = (await (await request('GET', '/ctllm/providers')).json()) as {readonly providers: readonly Provider[]};
+  const body = await readJson<{readonly providers: readonly Provider[]}>(await request('GET', '/ctllm/providers'));
   return body.providers;
 }
 

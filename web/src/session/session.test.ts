@@ -41,6 +41,22 @@ describe('the session', () => {
     expect(session.user.value).toEqual(TOKEN.user);
   });
 
+  it('begins with the page, and whoever asks first takes that beginning', async () => {
+    session.beginSession();
+    await session.firstRenewal();
+    expect(countRenewals()).toBe(1);
+    await session.firstRenewal();
+    expect(countRenewals()).toBe(2);
+  });
+
+  it('tells whoever takes the beginning that it failed', async () => {
+    answers['/ctllm/session/token'] = () => EXPIRED;
+    session.beginSession();
+    await new Promise(resolve => setTimeout(resolve)); // it failed before anybody asked
+    await expect(session.firstRenewal()).rejects.toMatchObject({status: 401});
+    expect(countRenewals()).toBe(1);
+  });
+
   it('is renewed once when the token was refused', async () => {
     await session.renewSession();
     let isRefused = true;

@@ -1,6 +1,6 @@
 /** The session of the person who uses the page. The access token is in memory only, but for that of a desktop. */
 import {computed, signal} from '@preact/signals';
-import {request, RequestError, withTimeout, type RequestOptions} from '../api/http';
+import {readJson, request, RequestError, withTimeout, type RequestOptions} from '../api/http';
 import type {AccessToken, User} from '../api/types';
 import {t} from '../i18n/i18n';
 import {readRole} from './page-role';
@@ -15,6 +15,8 @@ interface Session {
 
 /** Who is logged in; null if nobody is, undefined until that is known. Without a network, whoever was logged in last. */
 export const user = signal<User | null | undefined>(undefined);
+/** The id of who is logged in; '' if nobody is, or that is not known. */
+export const userId = computed(() => user.value?.id ?? '');
 export const isLoggedIn = computed(() => Boolean(user.value));
 /** Whether the server has confirmed who is logged in. */
 export const isConfirmed = signal(false);
@@ -23,6 +25,8 @@ export const endReason = signal('');
 
 let session: Session | null = null;
 let renewal: Promise<void> | null = null;
+/** The renewal that began with the page, until somebody takes it. */
+let first: Promise<void> | null = null;
 /** Changes when the token is forgotten: a renewal that began before is void. */
 let epoch = 0;
 
@@ -75,6 +79,19 @@ export function renewSession(): Promise<void> {
   return current;
 }
 
+/** Begins the renewal that `firstRenewal` returns, while the page is still being set up: a phone waits for the network anyway. */
+export function beginSession(): void {
+  first = renewSession();
+  first.catch(() => undefined); // whoever takes it is told
+}
+
+/** Returns the renewal that was begun with the page, to the first caller; a new one to the others. */
+export function firstRenewal(): Promise<void> {
+  const begun = first ?? renewSession();
+  first = null;
+  return begun;
+}
+
 async function requestToken(begun: number): Promise<void> {
   const requestedAt = Date.now();
   const token = (await readRole()) === 'desktop' ? storedToken() : await requestCloudToken();
@@ -84,7 +101,7 @@ async function requestToken(begun: number): Promise<void> {
 }
 
 async function requestCloudToken(): Promise<AccessToken> {
-  return withTimeout({body: {}}, async options => (await (await request('POST', '/ctllm/session/token', options)).json()) as AccessToken);
+  return withTimeout({body: {}}, async options => readJson<AccessToken>(await request('POST', '/ctllm/session/token', options)));
 }
 
 /** Another tab may have logged in another user, who must not send what this user started. */
@@ -134,7 +151,7 @@ async function sendAuthorized(method: string, path: string, options: RequestOpti
 
 /** Returns the JSON of an authorized GET. */
 export async function getJson<T>(path: string, options: RequestOptions = {}): Promise<T> {
-  return withTimeout(options, async limited => (await (await authorizedRequest('GET', path, limited)).json()) as T);
+  return withTimeout(options, async limited => readJson<T>(await authorizedRequest('GET', path, limited)));
 }
 
 /** The header that selects a desktop. */

@@ -1,7 +1,7 @@
 /** Who is logged in, and the address that programs use. */
 import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
-import {request} from '../api/http';
+import {readJson, request} from '../api/http';
 import type {Provider, User} from '../api/types';
 import {navigate} from '../app/router';
 import {t} from '../i18n/i18n';
@@ -18,7 +18,7 @@ export function AccountSection(): VNode | null {
   const providers = useSignal<readonly Provider[]>([]);
   useLoad(async signal => {
     if (isOnDesktop.value) return;
-    const body = (await (await request('GET', '/ctllm/providers', {signal})).json()) as {readonly providers: readonly Provider[]};
+    const body = await readJson<{readonly providers: readonly Provider[]}>(await request('GET', '/ctllm/providers', {signal}));
     providers.value = body.providers;
   }, [isOnDesktop.value]);
   const person = user.value;

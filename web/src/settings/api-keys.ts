@@ -1,5 +1,6 @@
 /** API keys of the person: what programs use instead of a login. */
 import {signal} from '@preact/signals';
+import {readJson} from '../api/http';
 import {authorizedRequest, getJson, user} from '../session/session';
 
 export type KeyScope = 'use' | 'manage';
@@ -55,8 +56,9 @@ user.subscribe(current => {
 
 /** Reads the list again. Throws as `request`. */
 export async function readApiKeys(signal?: AbortSignal): Promise<void> {
+  const asker = owner;
   const {keys} = await getJson<{readonly keys: readonly ApiKey[]}>('/ctllm/keys', {signal});
-  apiKeys.value = keys;
+  if (owner === asker) apiKeys.value = keys;
 }
 
 export function keyRequest({name, scopes, models, expiresIn, requestsPerMinute, desktop}: NewKey): Readonly<Record<string, unknown>> {
@@ -71,10 +73,11 @@ export function keyRequest({name, scopes, models, expiresIn, requestsPerMinute, 
 }
 
 export async function createApiKey(options: NewKey): Promise<CreatedKey> {
+  const asker = owner;
   const response = await authorizedRequest('POST', '/ctllm/keys', {body: keyRequest(options)});
-  const {id, key} = (await response.json()) as {readonly id: string; readonly key: string};
+  const {id, key} = await readJson<{readonly id: string; readonly key: string}>(response);
   const created = {id, key, name: options.name.trim()};
-  createdKey.value = created;
+  if (owner === asker) createdKey.value = created;
   return created;
 }
 

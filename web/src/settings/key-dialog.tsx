@@ -1,14 +1,13 @@
 /** The dialog that makes an API key, and shows it once. */
 import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
-import {useId} from 'preact/hooks';
-import {RequestError} from '../api/http';
 import {t} from '../i18n/i18n';
 import {modelsByDesktop} from '../models/model-store';
 import {bestDesktop, desktops} from '../status/status-store';
 import {Button} from '../ui/button';
 import {CodeBlock} from '../ui/code-block';
 import {Dialog} from '../ui/dialog';
+import {FormDialog} from '../ui/form-dialog';
 import {createApiKey, readApiKeys, type CreatedKey, type NewKey} from './api-keys';
 
 const DAY = 86_400;
@@ -20,7 +19,7 @@ const MAX_NAME = 64;
 export function KeyDialog({onClose}: {readonly onClose: () => void}): VNode {
   const created = useSignal<CreatedKey | null>(null);
   if (created.value) return <CreatedDialog created={created.value} onClose={onClose} />;
-  return <FormDialog onCreated={key => { created.value = key; }} onClose={onClose} />;
+  return <NewKeyDialog onCreated={key => { created.value = key; }} onClose={onClose} />;
 }
 
 function CreatedDialog({created: {name, key}, onClose}: {readonly created: CreatedKey; readonly onClose: () => void}): VNode {
@@ -39,81 +38,49 @@ function CreatedDialog({created: {name, key}, onClose}: {readonly created: Creat
   );
 }
 
-interface FormDialogProperties {
+interface NewKeyDialogProperties {
   readonly onCreated: (key: CreatedKey) => void;
   readonly onClose: () => void;
 }
 
-function FormDialog({onCreated, onClose}: FormDialogProperties): VNode {
-  const formId = useId();
-  const error = useSignal('');
-  const isBusy = useSignal(false);
+function NewKeyDialog({onCreated, onClose}: NewKeyDialogProperties): VNode {
   const desktop = useSignal(bestDesktop.value?.id ?? '');
   const isRestricted = useSignal(false);
-  const submit = async (form: HTMLFormElement): Promise<void> => {
+  const create = async (form: HTMLFormElement): Promise<string> => {
     const options = readForm(new FormData(form), desktop.value);
     // Without models a key may use all of them.
-    error.value = isRestricted.value && options.models.length === 0 ? t('settings.keyChooseModels') : '';
-    if (error.value) return;
-    isBusy.value = true;
-    try {
-      const key = await createApiKey(options);
-      onCreated(key);
-      await readApiKeys();
-    } catch (reason) {
-      if (!(reason instanceof RequestError)) throw reason;
-      error.value = reason.message;
-    } finally {
-      isBusy.value = false;
-    }
+    if (isRestricted.value && options.models.length === 0) return t('settings.keyChooseModels');
+    onCreated(await createApiKey(options));
+    await readApiKeys();
+    return '';
   };
   return (
-    <Dialog
-      key="form"
-      id="key-form"
-      title={t('settings.newKey')}
-      closesOutside={false}
-      onClose={onClose}
-      footer={<>
-        <button type="button" onClick={onClose}>{t('app.cancel')}</button>
-        <Button kind="main" type="submit" form={formId} busy={isBusy.value}>{t('settings.create')}</Button>
-      </>}
-    >
-      <form
-        id={formId}
-        class="form"
-        onSubmit={event => {
-          event.preventDefault();
-          if (!isBusy.value) void submit(event.currentTarget);
-        }}
-      >
-        <label class="field"><span>{t('settings.keyName')}</span><input name="name" required maxLength={MAX_NAME} autocomplete="off" autofocus /></label>
-        <fieldset>
-          <legend>{t('settings.keyRights')}</legend>
-          <div class="choices">
-            <label class="tick"><input type="radio" name="scope" value="use" defaultChecked />{t('settings.keyUse')}</label>
-            <label class="tick"><input type="radio" name="scope" value="manage" />{t('settings.keyManage')}</label>
-          </div>
-        </fieldset>
-        <fieldset>
-          <legend>{t('settings.keyModels')}</legend>
-          <div class="choices">
-            <label class="tick"><input type="radio" name="which" value="all" defaultChecked onChange={() => { isRestricted.value = false; }} />{t('settings.keyAllModels')}</label>
-            <label class="tick"><input type="radio" name="which" value="some" onChange={() => { isRestricted.value = true; }} />{t('settings.keySomeModels')}</label>
-          </div>
-          {isRestricted.value && <ModelChoices desktop={desktop.value} />}
-        </fieldset>
-        <div class="fields">
-          <label class="field">
-            <span>{t('settings.keyExpires')}</span>
-            <select name="lifetime">{Object.keys(LIFETIMES).filter(isLifetime).map(name => <option key={name} value={name}>{t(`settings.expires.${name}`)}</option>)}</select>
-          </label>
-          <DesktopChoice value={desktop.value} onChange={id => { desktop.value = id; }} />
+    <FormDialog key="form" id="key-form" title={t('settings.newKey')} action={t('settings.create')} submit={create} closesOutside={false} onClose={onClose}>
+      <label class="field"><span>{t('settings.keyName')}</span><input name="name" required maxLength={MAX_NAME} autocomplete="off" autofocus /></label>
+      <fieldset>
+        <legend>{t('settings.keyRights')}</legend>
+        <div class="choices">
+          <label class="tick"><input type="radio" name="scope" value="use" defaultChecked />{t('settings.keyUse')}</label>
+          <label class="tick"><input type="radio" name="scope" value="manage" />{t('settings.keyManage')}</label>
         </div>
-        <label class="field"><span>{t('settings.keyRate')}</span><input name="rate" type="number" min={1} max={1_000_000} step={1} inputMode="numeric" /></label>
-        {error.value && <p class="error" role="alert">{error.value}</p>}
-      </form>
-    </Dialog>
+      </fieldset>
+      <fieldset>
+        <legend>{t('settings.keyModels')}</legend>
+        <div class="choices">
+          <label class="tick"><input type="radio" name="which" value="all" defaultChecked onChange={() => { isRestricted.value = false; }} />{t('settings.keyAllModels')}</label>
+          <label class="tick"><input type="radio" name="which" value="some" onChange={() => { isRestricted.value = true; }} />{t('settings.keySomeModels')}</label>
+        </div>
+        {isRestricted.value && <ModelChoices desktop={desktop.value} />}
+      </fieldset>
+      <div class="fields">
+        <label class="field">
+          <span>{t('settings.keyExpires')}</span>
+          <select name="lifetime">{Object.keys(LIFETIMES).filter(isLifetime).map(name => <option key={name} value={name}>{t(`settings.expires.${name}`)}</option>)}</select>
+        </label>
+        <DesktopChoice value={desktop.value} onChange={id => { desktop.value = id; }} />
+      </div>
+      <label class="field"><span>{t('settings.keyRate')}</span><input name="rate" type="number" min={1} max={1_000_000} step={1} inputMode="numeric" /></label>
+    </FormDialog>
   );
 }
 

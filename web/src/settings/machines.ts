@@ -23,7 +23,9 @@ user.subscribe(current => {
 });
 
 export async function readMachines(signal?: AbortSignal): Promise<void> {
-  machines.value = (await getJson<{readonly machines: readonly Machine[]}>('/ctllm/machines', {signal})).machines;
+  const asker = owner;
+  const {machines: listed} = await getJson<{readonly machines: readonly Machine[]}>('/ctllm/machines', {signal});
+  if (owner === asker) machines.value = listed;
 }
 
 export async function renameMachine(id: string, name: string): Promise<void> {

@@ -1,5 +1,5 @@
 import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
-import {acceptToken, forgetToken} from '../session/session';
+import {acceptToken, dropToken, forgetToken, user} from '../session/session';
 import {bestDesktop, desktops, isOnDesktop, isProxyUnknown, nextTry, pageServer, problem, proxy, reachability, refreshStatus, watchStatus} from './status-store';
 
 type Answer = () => Response;
@@ -118,6 +118,47 @@ describe('the status', () => {
     await vi.advanceTimersByTimeAsync(0);
     expect(desktops.value).toBeNull();
     expect(proxy.value).toBeNull();
+  });
+
+  const logInAsBob = (): void => {
+    dropToken();
+    acceptToken({user: {id: 'b', name: 'bob'}, token: 'B', expires_in: 600}, Date.now());
+  };
+
+  it('shows nobody the desktops of somebody else, who was logged in when they were asked for', async () => {
+    logIn();
+    answers['/ctllm/desktops'] = () => {
+      logInAsBob();
+      return json({desktops: [attic]})();
+    };
+    await refreshStatus();
+    expect([desktops.value, proxy.value]).toEqual([null, null]);
+  });
+
+  it('forgets the desktops of one person when another one logs in', async () => {
+    logIn();
+    stop = watchStatus();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(desktops.value).not.toBeNull();
+    logInAsBob();
+    expect([desktops.value, proxy.value]).toEqual([null, null]);
+  });
+
+  it('logs nobody out because somebody else was refused', async () => {
+    logIn();
+    answers['/ctllm/desktops'] = () => {
+      logInAsBob();
+      return json({error: {code: 'unauthenticated', message: 'Expired.'}}, {status: 401})();
+    };
+    await refreshStatus();
+    expect(user.value?.name).toBe('bob');
+  });
+
+  it('survives a response that breaks off', async () => {
+    answers['/health'] = () => new Response('{"version": "1');
+    await refreshStatus();
+    expect(reachability.value).toBe('unreachable');
+    expect(problem.value?.message).toContain('cannot be reached');
   });
 
   it('rests while the page is hidden', async () => {

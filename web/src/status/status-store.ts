@@ -1,9 +1,9 @@
 /** What this page knows of its connection: polled while it is visible, and at once when that is of use. */
 import {computed, effect, signal, untracked} from '@preact/signals';
-import {isObject, request, RequestError} from '../api/http';
+import {isObject, readJson, request, RequestError} from '../api/http';
 import type {Desktop, PageServer, ProxyStatus} from '../api/types';
 import {readRole} from '../session/page-role';
-import {desktopHeader, forgetToken, getJson, isLoggedIn} from '../session/session';
+import {desktopHeader, getJson, userId} from '../session/session';
 import {nextDelaySeconds} from './poll-delay';
 import {chooseBestDesktop} from './best-desktop';
 
@@ -64,8 +64,10 @@ export function watchStatus(): () => void {
     if (document.hidden) clearTimeout(timer);
     else refresh();
   };
+  let owner = userId.peek();
   const forgetUser = effect(() => {
-    if (!isLoggedIn.value) forgetAccount();
+    if (userId.value !== owner) forgetAccount();
+    owner = userId.value;
     untracked(refresh);
   });
   document.addEventListener('visibilitychange', onVisibility);
@@ -93,7 +95,6 @@ async function poll(): Promise<void> {
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     failures += 1;
-    if (error.endsSession) forgetToken();
     setProblem(error, nextDelaySeconds(failures, error.retryAfter));
   }
 }
@@ -111,7 +112,7 @@ async function readServer(): Promise<void> {
     const startedAt = performance.now();
     const response = await request('GET', role === 'desktop' ? '/ctllm/page' : '/health');
     latency.value = performance.now() - startedAt;
-    const body: unknown = await response.json();
+    const body = await readJson(response);
     reachability.value = 'ok';
     isOnline.value = true; // some browsers report no network on a machine without a route
     const version = isObject(body) && typeof body['version'] === 'string' ? body['version'] : '';
@@ -126,12 +127,13 @@ async function readServer(): Promise<void> {
 }
 
 async function readAccount(): Promise<void> {
-  if (!isLoggedIn.value) return;
+  const owner = userId.peek();
+  if (!owner) return;
   const [proxyStatus, list] = await Promise.allSettled([
     isOnDesktop.value ? null : getJson<ProxyStatus>('/ctllm/proxy'),
     getJson<{readonly desktops: readonly Desktop[]}>('/ctllm/desktops'),
   ]);
-  if (!isLoggedIn.value) return;
+  if (userId.peek() !== owner) return;
   isProxyUnknown.value = proxyStatus.status === 'rejected';
   proxy.value = proxyStatus.status === 'fulfilled' ? proxyStatus.value : null;
   setDesktops(list.status === 'fulfilled' ? list.value.desktops : null);

@@ -14,7 +14,7 @@ export default function StatusView(): VNode {
     <View id="status-view" title={t('status.title')}>
       <Section title={t('status.connection')}>
         <PathView />
-        <p class="soft">{t('status.latencyExplained')}</p>
+        <p class="soft">{t(isOnDesktop.value ? 'status.latencyExplainedHere' : 'status.latencyExplained')}</p>
       </Section>
       {isLoggedIn.value && list && (
         <Section id="desktops" title={t('status.desktops')} explanation={t('status.desktopsExplained')}>

@@ -1,5 +1,5 @@
 /** What a person can do with conversations beside reading and writing them. */
-import {signal} from '@preact/signals';
+import {effect, signal} from '@preact/signals';
 import {navigate, route} from '../app/router';
 import {plural, t} from '../i18n/i18n';
 import {askToConfirm} from '../ui/confirmation';
@@ -31,7 +31,9 @@ export async function deleteEverything(): Promise<void> {
 
 async function deleteAll(ids: readonly Id[], title: string): Promise<void> {
   if (ids.includes(route.peek().id)) navigate('chat', '', {replace: true});
+  const owner = conversations.userId.peek();
   await conversations.delete(ids);
+  if (conversations.userId.peek() !== owner) return;
   lastDeleted.value = {ids, title};
   clearTimeout(timer);
   timer = setTimeout(() => { lastDeleted.value = null; }, UNDO_DELAY_MS - 500);
@@ -43,6 +45,12 @@ export async function undoDelete(): Promise<void> {
   const restored = await Promise.all((deleted?.ids ?? []).map(id => conversations.restore(id)));
   if (restored.includes(false)) showToast(t('storage.undoTooLate'), 'error');
 }
+
+/** What one person has deleted is not shown to the next one. */
+effect(() => {
+  void conversations.userId.value;
+  lastDeleted.value = null;
+});
 
 /** Saves conversations as a file. */
 export async function exportConversations(ids: readonly Id[], title: string, format: FileFormat): Promise<void> {

@@ -49,6 +49,22 @@ describe('a JSON file', () => {
   });
 });
 
+it('puts what is left of a file into no conversations of somebody who logs in meanwhile', async () => {
+  const {repository} = await openDevice(new FakeDesktop());
+  const [one, two] = [talk(), talk()];
+  const mergeIn = repository.mergeIn.bind(repository);
+  const merged: string[] = [];
+  repository.mergeIn = async conversation => {
+    merged.push(conversation.id);
+    const written = await mergeIn(conversation);
+    await repository.switchUser('bob');
+    return written;
+  };
+  const file = await exportJson([one.id, two.id], load(one, two), 0);
+  await expect(importFile(file, repository)).rejects.toThrow('Another user has logged in.');
+  expect(merged).toEqual([one.id]);
+});
+
 describe('a Markdown file', () => {
   it('has what is shown, and can be read again, whatever the texts are', async () => {
     const text = await (await exportMarkdown(['1', '2'], async () => talk())).text();

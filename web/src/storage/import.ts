@@ -31,14 +31,16 @@ export interface Imported {
   readonly rejected: number;
 }
 
-/** Imports a file into the repository. Throws an ImportError. */
+/** Imports a file into the repository. Throws an ImportError, and an AbortError if another user comes meanwhile. */
 export async function importFile(file: Blob, repository: ConversationRepository): Promise<Imported> {
   if (file.size > MAX_FILE_SIZE) throw new ImportError('tooLarge');
+  const owner = repository.userId.peek();
   const {conversations, rejected} = parseFile(await readText(file), Date.now());
   if (conversations.length === 0) throw new ImportError('nothingFound');
   const known = new Set(repository.summaries.peek().map(each => each.id));
   let merged = 0;
   for (const conversation of conversations) {
+    if (repository.userId.peek() !== owner) throw new DOMException('Another user has logged in.', 'AbortError');
     if (known.has(conversation.id)) merged += 1;
     const written = await repository.mergeIn(conversation);
     // It was deleted here, and the desktops have that mark: it comes back as another one.

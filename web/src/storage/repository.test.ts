@@ -225,3 +225,43 @@ describe('the repository', () => {
     expect([repository.summaries.value, await (await repository.store).loadSummaries()]).toEqual([[], []]);
   });
 });
+
+describe('a log-out in the middle', () => {
+  const ended = (): Promise<void> => new Promise(resolve => setTimeout(resolve));
+
+  /** Opens a repository that changes its user to `next` while `method` of the first one's store is awaited. */
+  async function openLeaving(method: 'loadSummaries' | 'delete' | 'restore', next: string) {
+    const mine = new MemoryStore();
+    const repository = await openTab(ALICE, {openStore: async user => ({store: user === ALICE ? mine : new MemoryStore(), state: 'kept'})});
+    const {id} = await ask(repository, 'Mine?');
+    const original = mine[method].bind(mine) as (...values: never[]) => Promise<unknown>;
+    const leave = async (...values: never[]): Promise<unknown> => {
+      const result = await original(...values);
+      await repository.switchUser(next);
+      return result;
+    };
+    Object.assign(mine, {[method]: leave});
+    return {repository, id};
+  }
+
+  it.each(['', 'bob'])('shows "%s" nothing of what another tab has restored, and says nothing', async next => {
+    const {repository, id} = await openLeaving('loadSummaries', next);
+    tabs.forEach(each => each.onMessage({kind: 'restored', id}));
+    await ended();
+    expect([repository.userId.value, repository.summaries.value]).toEqual([next, []]);
+    expect(console.warn).not.toHaveBeenCalled();
+  });
+
+  it('ends a deletion in silence', async () => {
+    const {repository, id} = await openLeaving('delete', '');
+    await repository.deleteNow([id]);
+    expect(console.warn).not.toHaveBeenCalled();
+  });
+
+  it('restores nothing for the next person', async () => {
+    const {repository, id} = await openLeaving('restore', 'bob');
+    await repository.delete([id]);
+    expect(await repository.restore(id)).toBe(false);
+    expect([repository.userId.value, repository.summaries.value]).toEqual(['bob', []]);
+  });
+});

@@ -159,15 +159,17 @@ export class ConversationRepository {
 
   /** Deletes conversations that somebody has deleted on another device. */
   async deleteNow(ids: readonly Id[]): Promise<void> {
+    const generation = this.#generation;
     await this.#delete(ids, this.#now());
-    await this.#purge();
+    await this.#purge(generation);
   }
 
   /** Undoes a deletion; returns whether that was possible still. */
   async restore(id: Id): Promise<boolean> {
+    const generation = this.#generation;
     const store = await this.#opening;
     const summary = await store.restore(id);
-    if (!summary) return false;
+    if (!summary || generation !== this.#generation) return false;
     this.#channel?.send({kind: 'restored', id});
     this.#show(summary);
     await this.#reload(id);
@@ -258,7 +260,7 @@ export class ConversationRepository {
 
   async #load(entry: Entry): Promise<void> {
     const generation = this.#generation;
-    const snapshot = await this.#opening.then(store => store.load(entry.id)).catch((error: unknown) => this.#fail(error));
+    const snapshot = await this.#opening.then(store => store.load(entry.id)).catch((error: unknown) => this.#fail(error, generation));
     if (generation !== this.#generation) return;
     entry.saved = snapshot?.conversation ?? null;
     entry.signal.value = snapshot?.conversation ?? null;
@@ -369,23 +371,34 @@ export class ConversationRepository {
     return store;
   }
 
-  async #purge(): Promise<void> {
-    await this.#opening.then(store => store.purge(this.#now())).catch((error: unknown) => this.#fail(error));
+  async #purge(generation = this.#generation): Promise<void> {
+    await this.#opening.then(store => store.purge(this.#now())).catch((error: unknown) => this.#fail(error, generation));
   }
 
   async #receive(message: TabMessage): Promise<void> {
+    const generation = this.#generation;
+    await this.#apply(message).catch((error: unknown) => this.#fail(error, generation));
+    this.#notify();
+  }
+
+  async #apply(message: TabMessage): Promise<void> {
     if (message.kind === 'deleted') {
       this.#hide(message.ids);
       this.#awaitUndo(message.ids); // the tab that deleted them may be closed by then
     } else if (message.kind === 'written') {
       this.#show(message.summary);
-      await this.#reload(message.id, message.messages).catch((error: unknown) => this.#fail(error));
+      await this.#reload(message.id, message.messages);
     } else {
-      const store = await this.#opening;
-      this.#list(await store.loadSummaries());
+      await this.#listAgain();
       await this.#reload(message.id);
     }
-    this.#notify();
+  }
+
+  async #listAgain(): Promise<void> {
+    const generation = this.#generation;
+    const store = await this.#opening;
+    const summaries = await store.loadSummaries();
+    if (generation === this.#generation) this.#list(summaries);
   }
 
   /** Lists what is stored, and what is not stored yet. */
@@ -421,7 +434,9 @@ export class ConversationRepository {
     for (const listener of [...this.#listeners]) listener();
   }
 
-  #fail(error: unknown): null {
+  /** Says what went wrong, unless it was for somebody who has logged out meanwhile. */
+  #fail(error: unknown, generation = this.#generation): null {
+    if (generation !== this.#generation) return null;
     const name = error instanceof Error || error instanceof DOMException ? error.name : '';
     if (this.#state.peek() !== 'closed' && this.#state.peek() !== 'lost') this.#state.value = name === 'QuotaExceededError' ? 'full' : 'failing';
     console.warn('A conversation cannot be stored in this browser.', name);

@@ -88,6 +88,7 @@ class Round {
 
   async #deleteHere(ids: readonly Id[]): Promise<void> {
     if (ids.length === 0) return;
+    this.#options.signal.throwIfAborted(); // of another user nothing is deleted
     await this.#options.repository.deleteNow(ids);
     for (const id of ids) await this.#store.markTold(id, this.#options.desktop.id);
   }

@@ -243,6 +243,57 @@ describe('the state', () => {
   });
 });
 
+describe('a log-out', () => {
+  /** Synchronises, but waits for the other tabs until `grant` is called. */
+  async function openWaiting(): Promise<{device: Device; grant: () => void; stop: () => void}> {
+    let grant = (): void => {};
+    const granted = new Promise<void>(resolve => { grant = resolve; });
+    const exclusively = async (_: string, work: () => Promise<void>): Promise<boolean> => {
+      await granted;
+      await work();
+      return true;
+    };
+    const device = await openDevice(desktop, ['one'], {exclusively});
+    devices.push(device);
+    return {device, grant, stop: device.sync.watch()};
+  }
+
+  it('ends in silence what waits for another tab', async () => {
+    const {device, grant, stop} = await openWaiting();
+    const run = device.sync.syncNow();
+    await device.repository.switchUser('');
+    grant();
+    await run;
+    stop();
+    expect(console.warn).not.toHaveBeenCalled();
+    expect(desktop.requests).toEqual([]);
+  });
+
+  it('ends in silence a decision that is not stored yet, and the next person has made none', async () => {
+    const {device, grant, stop} = await openWaiting();
+    const save = device.store.saveDesktop.bind(device.store);
+    device.store.saveDesktop = async decision => {
+      await device.repository.switchUser('bob');
+      await save(decision);
+    };
+    const decided = device.sync.choose('one', 'Desk one', 'on');
+    grant();
+    await decided;
+    stop();
+    expect(stateOf(device)).toBe('undecided');
+  });
+
+  it('shows the next person nothing that a desktop answers to this one', async () => {
+    const {device, grant, stop} = await openWaiting();
+    desktop.stored.set('c'.repeat(32), {revision: ++desktop.revision, document: '{}'});
+    desktop.before = () => device.repository.switchUser('');
+    grant();
+    await device.sync.syncNow();
+    stop();
+    expect(device.sync.desktops.value[0]?.found).toBeNull();
+  });
+});
+
 describe('a hostile or odd desktop', () => {
   it('does not break what is here', async () => {
     const phone = await open();

@@ -82,12 +82,22 @@ export class Synchronisation {
 
   /** Turns the synchronisation with a desktop on or off. What is on the desktop stays there. */
   async choose(id: string, name: string, mode: 'on' | 'off'): Promise<void> {
-    const store = await this.#options.repository.store;
-    const known = this.#decisions.peek().find(each => each.id === id);
-    await store.saveDesktop({id, name, mode, revision: known?.revision ?? 0});
-    this.#decisions.value = await store.loadDesktops();
+    const {signal: aborted} = this.#aborter;
+    const revision = this.#decisions.peek().find(each => each.id === id)?.revision ?? 0;
+    const decisions = await this.#save({id, name, mode, revision}).catch((error: unknown) => {
+      if (aborted.aborted) return [];
+      throw error;
+    });
+    if (aborted.aborted) return;
+    this.#decisions.value = decisions;
     this.#set(id, {...BEGINNING});
     await this.syncNow();
+  }
+
+  async #save(decision: DesktopRecord): Promise<readonly DesktopRecord[]> {
+    const store = await this.#options.repository.store;
+    await store.saveDesktop(decision);
+    return store.loadDesktops();
   }
 
   /** Synchronises with all chosen desktops that are connected. Never fails: `desktops` tells. */
@@ -171,18 +181,20 @@ export class Synchronisation {
   async #runExclusively(): Promise<void> {
     const userId = this.#options.repository.userId.peek();
     if (!userId) return;
+    // Of this user: after each wait, somebody else may have logged in.
+    const {signal: aborted} = this.#aborter;
     try {
       const {exclusively} = this.#options;
-      if (!exclusively) await this.#run();
-      else this.#isElsewhere = !(await exclusively(`ctllm-sync-${userId}`, () => this.#run()));
+      if (!exclusively) await this.#run(aborted);
+      else this.#isElsewhere = !(await exclusively(`ctllm-sync-${userId}`, () => this.#run(aborted)));
     } catch (error) {
-      console.warn('The conversations cannot be synchronised.', error);
+      if (!aborted.aborted) console.warn('The conversations cannot be synchronised.', error);
     }
   }
 
-  async #run(): Promise<void> {
+  async #run(aborted: AbortSignal): Promise<void> {
+    if (aborted.aborted) return;
     const {repository, desktops} = this.#options;
-    const {signal: aborted} = this.#aborter;
     const store = await repository.store;
     const decisions = await store.loadDesktops();
     if (aborted.aborted) return;
@@ -197,7 +209,7 @@ export class Synchronisation {
         : await this.#lookAt(desktop, decision, aborted);
       hasFailed ||= !isDone;
     }
-    this.#failures = hasFailed ? this.#failures + 1 : 0;
+    if (!aborted.aborted) this.#failures = hasFailed ? this.#failures + 1 : 0;
   }
 
   async #synchronise(desktop: DesktopRecord, aborted: AbortSignal): Promise<boolean> {
@@ -211,7 +223,7 @@ export class Synchronisation {
         signal: aborted,
         now: this.#now(),
         mayPush: summary => this.#mayPush(desktop.id, summary),
-        onProgress: left => { if (left > 0) this.#set(desktop.id, {...before, state: 'running', left}); },
+        onProgress: left => { if (left > 0 && !aborted.aborted) this.#set(desktop.id, {...before, state: 'running', left}); },
       });
       if (!aborted.aborted) this.#set(desktop.id, {...BEGINNING, ...result, state: 'synchronised', at: this.#now()});
       return true;
@@ -228,7 +240,7 @@ export class Synchronisation {
       if (decision) await this.#tellDeletions(id, aborted);
       else if (typeof this.#progress.peek().get(id)?.found !== 'number') {
         const {conversations} = await client.list(id, 0, aborted);
-        this.#set(id, {...BEGINNING, state: 'undecided', found: conversations.filter(each => !each.deleted).length});
+        if (!aborted.aborted) this.#set(id, {...BEGINNING, state: 'undecided', found: conversations.filter(each => !each.deleted).length});
       }
       return true;
     } catch (error) {

@@ -5,7 +5,7 @@ import type {Desktop} from '../api/types';
 import type {Conversation, Id} from './conversation';
 import {MemoryStore} from './memory-store';
 import {ConversationRepository} from './repository';
-import {Synchronisation} from './sync';
+import {Synchronisation, type SyncOptions} from './sync';
 import type {SyncClient} from './sync-client';
 
 interface Stored {
@@ -97,14 +97,14 @@ export function someDesktop(id: string, values: Partial<Desktop> = {}): Desktop 
 }
 
 /** Opens the page on another device of the same user. */
-export async function openDevice(client: SyncClient, ids: readonly string[] = ['one'], now?: () => number): Promise<Device> {
+export async function openDevice(client: SyncClient, ids: readonly string[] = ['one'], options: Pick<SyncOptions, 'exclusively'> = {}): Promise<Device> {
   const store = new MemoryStore();
   const repository = new ConversationRepository({
     openStore: async () => ({store, state: 'kept'}),
     openChannel: () => ({send: () => {}, close: () => {}}),
-    writeDelay: 3_600_000, undoDelay: 3_600_000, ...(now ? {now} : {}),
+    writeDelay: 3_600_000, undoDelay: 3_600_000,
   });
   await repository.switchUser('alice');
   const connected = signal<readonly Desktop[] | null>(ids.map(id => someDesktop(id)));
-  return {repository, store, connected, sync: new Synchronisation({repository, client, desktops: connected, ...(now ? {now} : {})})};
+  return {repository, store, connected, sync: new Synchronisation({repository, client, desktops: connected, ...options})};
 }

@@ -1,4 +1,5 @@
 /** A modal dialog: the browser keeps the focus in it, and gives it back when the dialog is gone. */
+import {useSignal} from '@preact/signals';
 import type {ComponentChildren, VNode} from 'preact';
 import {useId, useLayoutEffect, useRef} from 'preact/hooks';
 import {t} from '../i18n/i18n';
@@ -18,16 +19,21 @@ interface DialogProperties {
   readonly closesOutside?: boolean;
 }
 
+const FOCUSABLE = 'a, button, input, select, textarea, summary, [tabindex]';
+
 /** Is open for as long as it is rendered. The element with `autofocus` has the focus first. */
 export function Dialog({title, onClose, children, footer, id, closesOutside = true, ...rest}: DialogProperties): VNode {
   const dialog = useRef<HTMLDialogElement>(null);
+  const body = useRef<HTMLDivElement>(null);
   const titleId = useId();
+  const isTextOnly = useSignal(false);
   useLayoutEffect(() => {
     const element = dialog.current;
     if (!element) return;
     element.showModal();
     return () => element.close();
   }, []);
+  useLayoutEffect(() => { isTextOnly.value = body.current?.querySelector(FOCUSABLE) === null; });
   return (
     <dialog
       ref={dialog}
@@ -46,7 +52,8 @@ export function Dialog({title, onClose, children, footer, id, closesOutside = tr
           <h2 id={titleId}>{title}</h2>
           <IconButton icon="close" label={t('app.close')} onClick={onClose} />
         </header>
-        <div class="dialog-body">{children}</div>
+        {/* What has nothing to focus must be scrolled with the keyboard, too. */}
+        <div ref={body} class="dialog-body" {...(isTextOnly.value ? {tabIndex: 0, role: 'group', 'aria-labelledby': titleId} : {})}>{children}</div>
         {footer && <footer class="buttons">{footer}</footer>}
       </div>
     </dialog>

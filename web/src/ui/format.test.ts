@@ -1,4 +1,4 @@
-import {afterEach, describe, expect, it} from 'vitest';
+import {afterEach, describe, expect, it, vi} from 'vitest';
 import {setLanguage} from '../i18n/i18n';
 import {formatBytes, formatDuration, formatLatency, formatRelativeTime} from './format';
 
@@ -31,4 +31,14 @@ describe('a relative time', () => {
   it.each([
     [0, 'now'], [-30, '30 seconds ago'], [-90, '1 minute ago'], [-86_400, 'yesterday'], [7200, 'in 2 hours'],
   ])('%d seconds from now is %s', (seconds, text) => expect(formatRelativeTime(now + seconds * 1000, now)).toBe(text));
+});
+
+it('makes the formats of the end of an answer before that', async () => {
+  vi.resetModules(); // other tests have made formats
+  const fresh = await import('./format');
+  fresh.prepareFormats();
+  const made = vi.spyOn(Intl, 'NumberFormat');
+  expect([fresh.formatNumber(31.4, 1), fresh.formatDuration(75), fresh.formatDuration(20)]).toEqual(['31.4', '1 min 15 sec', '20 sec']);
+  expect(made).not.toHaveBeenCalled();
+  made.mockRestore();
 });

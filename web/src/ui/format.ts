@@ -4,7 +4,7 @@ import {language} from '../i18n/i18n';
 const BYTE_UNITS = ['byte', 'kilobyte', 'megabyte', 'gigabyte', 'terabyte'] as const;
 
 export function formatNumber(value: number, maximumFractionDigits = 0): string {
-  return new Intl.NumberFormat(language.value, {maximumFractionDigits}).format(value);
+  return numberFormat({maximumFractionDigits}).format(value);
 }
 
 /** Returns a size such as "4.7 GB"; units are powers of 1000, as Ollama's are. */
@@ -35,6 +35,12 @@ export function formatDuration(seconds: number): string {
   return shown.map(([unit, value]) => formatUnit(value, unit)).join(' ');
 }
 
+/** Makes the formats that the end of an answer needs. A phone takes 50 ms for that: it is done before, while nothing else is. */
+export function prepareFormats(): void {
+  formatNumber(1.5, 1);
+  formatDuration(61);
+}
+
 /** Returns a latency such as "12 ms" or "1.2 sec". */
 export function formatLatency(milliseconds: number): string {
   if (milliseconds < 999.5) return formatUnit(Math.max(0, milliseconds), 'millisecond', milliseconds < 9.95 ? 1 : 0);
@@ -57,5 +63,15 @@ export function formatTime(time: number): string {
 }
 
 function formatUnit(value: number, unit: string, maximumFractionDigits = 0): string {
-  return new Intl.NumberFormat(language.value, {style: 'unit', unit, maximumFractionDigits}).format(value);
+  return numberFormat({style: 'unit', unit, maximumFractionDigits}).format(value);
+}
+
+/** By language and options: a format is slow to make, and there are few. */
+const numberFormats = new Map<string, Intl.NumberFormat>();
+
+function numberFormat(options: Intl.NumberFormatOptions): Intl.NumberFormat {
+  const key = `${language.value} ${JSON.stringify(options)}`;
+  const format = numberFormats.get(key) ?? new Intl.NumberFormat(language.value, options);
+  numberFormats.set(key, format);
+  return format;
 }

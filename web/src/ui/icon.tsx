@@ -32,12 +32,15 @@ const PATHS = {
   warning: 'M12 4 2.5 20h19zM12 10v4.5M12 17v.5',
 } as const;
 
+/** Those that point along a line of text. */
+const DIRECTED: readonly IconName[] = ['back', 'forward'];
+
 export type IconName = keyof typeof PATHS;
 
 /** Shows an icon, which screen readers skip: the words are beside it. */
 export function Icon({name}: {readonly name: IconName}): VNode {
   return (
-    <svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false">
+    <svg class={DIRECTED.includes(name) ? 'icon directed' : 'icon'} viewBox="0 0 24 24" aria-hidden="true" focusable="false">
       <path d={PATHS[name]} />
     </svg>
   );

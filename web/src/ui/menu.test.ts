@@ -8,6 +8,9 @@ describe('a menu', () => {
   it('is below its button, and ends where the button ends', () => {
     expect(placeMenu({left: 260, right: 300, top: 20, bottom: 60}, menu, area)).toEqual({left: 100, top: 64});
   });
+  it('begins where the button begins if text runs from right to left', () => {
+    expect(placeMenu({left: 60, right: 100, top: 20, bottom: 60}, menu, area, true)).toEqual({left: 60, top: 64});
+  });
   it('is above a button at the end of the window', () => {
     expect(placeMenu({left: 260, right: 300, top: 580, bottom: 620}, menu, area).top).toBe(396);
   });

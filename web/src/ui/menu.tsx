@@ -23,18 +23,19 @@ interface MenuProperties {
 
 const MARGIN = 8;
 
-/** Returns where a menu of that size fits beside its button; all in CSS pixels of the window. */
+/** Returns where a menu of that size fits beside its button, at whose end it ends; all in CSS pixels of the window. */
 export function placeMenu(
   button: {readonly left: number; readonly right: number; readonly top: number; readonly bottom: number},
   menu: {readonly width: number; readonly height: number},
   area: {readonly width: number; readonly height: number},
+  isRightToLeft = false,
 ): {readonly left: number; readonly top: number} {
   const below = button.bottom + 4;
   const above = button.top - 4 - menu.height;
   const top = below + menu.height + MARGIN <= area.height || above < MARGIN ? below : above;
   const rightmost = area.width - menu.width - MARGIN;
   return {
-    left: Math.max(MARGIN, Math.min(button.right - menu.width, rightmost)),
+    left: Math.max(MARGIN, Math.min(isRightToLeft ? button.left : button.right - menu.width, rightmost)),
     top: Math.max(MARGIN, Math.min(top, area.height - menu.height - MARGIN)),
   };
 }
@@ -87,7 +88,7 @@ function MenuList({id, label, items, button, onClose}: MenuListProperties): VNod
     const element = list.current;
     if (!element || !button) return;
     element.showPopover(); // above dialogs, and outside of what scrolls
-    const {left, top} = placeMenu(button.getBoundingClientRect(), element.getBoundingClientRect(), {width: innerWidth, height: innerHeight});
+    const {left, top} = placeMenu(button.getBoundingClientRect(), element.getBoundingClientRect(), {width: innerWidth, height: innerHeight}, button.matches(':dir(rtl)'));
     element.style.left = `${left}px`;
     element.style.top = `${top}px`;
     enabledItems(element)[0]?.focus();

@@ -21,11 +21,15 @@ interface TabsProperties<Name extends string> {
   readonly children: ComponentChildren;
 }
 
+/** The keys of the next and the previous tab, where text runs from right to left. */
+const MIRRORED: Readonly<Record<string, string>> = {ArrowLeft: 'ArrowRight', ArrowRight: 'ArrowLeft'};
+
 export function Tabs<Name extends string>({label, tabs, selected, onSelect, children}: TabsProperties<Name>): VNode {
   const id = useId();
   const list = useRef<HTMLDivElement>(null);
   const onKeyDown = (event: KeyboardEvent): void => {
-    const next = nextIndex(event.key, tabs.findIndex(({name}) => name === selected), tabs.length);
+    const key = list.current?.matches(':dir(rtl)') ? (MIRRORED[event.key] ?? event.key) : event.key;
+    const next = nextIndex(key, tabs.findIndex(({name}) => name === selected), tabs.length);
     const tab = next === null ? undefined : tabs[next];
     if (next === null || !tab) return;
     event.preventDefault();

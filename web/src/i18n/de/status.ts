@@ -38,6 +38,7 @@ export const status = {
   'status.tryingAgain': 'Nächster Versuch {when}.',
   'status.tryNow': 'Jetzt versuchen',
   'status.latencyExplained': 'Die Zeiten gelten für hin und zurück: von diesem Browser zum Server dieser Seite, und vom Proxy zum Desktop.',
+  'status.latencyExplainedHere': 'Die Zeit ist die einer Anfrage mit Antwort von diesem Browser zu ctllm auf diesem Rechner.',
   'status.desktops': 'Desktops',
   'status.desktopsExplained': 'Die Rechner, auf denen deine Modelle laufen.',
   'status.noDesktops': 'Kein Desktop ist verbunden.',

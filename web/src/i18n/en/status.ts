@@ -38,6 +38,7 @@ export const status = {
   'status.tryingAgain': 'Trying again {when}.',
   'status.tryNow': 'Try now',
   'status.latencyExplained': 'The times are round trips: from this browser to the server of this page, and from the proxy to the desktop.',
+  'status.latencyExplainedHere': 'The time is the round trip from this browser to ctllm on this machine.',
   'status.desktops': 'Desktops',
   'status.desktopsExplained': 'The machines on which your models run.',
   'status.noDesktops': 'No desktop is connected.',

@@ -1,1 +1,0 @@
-import{d as e}from"./http-BV3VPc5m.js";import{t}from"./status-store-CPQ424q4.js";import{a as n,n as r}from"./command-BWoZA_Nm.js";import{t as i}from"./jsxRuntime-Bc2ptWFG.js";function a(){return i(`div`,{class:`stack`,children:[i(`p`,{children:e(`onboarding.demo.how`,{name:t.value?.name??``})}),i(r,{commands:n})]})}export{a as default};

@@ -1,1 +1,0 @@
-import{a as e,o as t}from"./format-CcnoVQH0.js";import{t as n}from"./use-now-ClmfMPxH.js";import{t as r}from"./jsxRuntime-Bc2ptWFG.js";var i=1e4,a=1e3;function o({time:o}){let s=n(Math.abs(o-Date.now())<6e4?a:i);return r(`time`,{dateTime:new Date(o).toISOString(),title:t(o),children:e(o,s)})}export{o as t};

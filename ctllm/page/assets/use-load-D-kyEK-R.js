@@ -1,1 +1,0 @@
-import{b as e,m as t,t as n}from"./http-BV3VPc5m.js";function r(r,i=[]){let a=t(``);return e(()=>{let e=new AbortController;return a.value=``,r(e.signal).catch(t=>{if(!e.signal.aborted){if(!(t instanceof n))throw t;a.value=t.message}}),()=>e.abort()},i),a.value}export{r as t};

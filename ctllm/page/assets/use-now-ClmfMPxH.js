@@ -1,1 +1,0 @@
-import{b as e,m as t}from"./http-BV3VPc5m.js";function n(n){let r=t(0);return e(()=>{if(n===null)return;let e=setInterval(()=>{r.value+=1},n);return()=>clearInterval(e)},[n]),r.value,Date.now()}export{n as t};

@@ -1,0 +1,74 @@
+import {act} from 'preact/test-utils';
+import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
+import {answerRequests, button, NEVER, show, until} from '../ui/testing';
+import {t} from '../i18n/i18n';
+import {LoginDialog} from './login-dialog';
+import {startProblem, startSession, watchSession} from './login-flow';
+import {leaveLoginQuestion, loginQuestion} from './login-question';
+import {forgetToken, user} from './session';
+
+const INTROSPECTION = 'POST /ctllm/session/introspect';
+const ALICE = {id: 'a', name: 'alice'};
+const refusal = (): Response => new Response('{"error": {"message": "You are not logged in.", "code": "unauthenticated"}}', {status: 401});
+
+let answers: Record<string, unknown>;
+let stop: () => void;
+
+let timeouts: AbortController[];
+/** Ends the time of every request that is not answered. */
+const passTimeouts = (): void => {
+  for (const each of timeouts.splice(0)) each.abort(new DOMException('', 'TimeoutError'));
+};
+
+beforeEach(async () => {
+  timeouts = [];
+  vi.spyOn(AbortSignal, 'timeout').mockImplementation(() => {
+    const controller = new AbortController();
+    timeouts.push(controller);
+    return controller.signal;
+  });
+  answers = {'GET /ctllm/page': {role: 'cloud'}, 'POST /ctllm/session/token': refusal(), [INTROSPECTION]: {user: ALICE}};
+  answerRequests(answers);
+  stop = watchSession();
+  await show(<LoginDialog />);
+});
+afterEach(async () => {
+  await act(() => leaveLoginQuestion());
+  stop();
+  await show(null);
+  startProblem.value = null;
+  user.value = undefined;
+  forgetToken();
+  vi.restoreAllMocks();
+  vi.unstubAllGlobals();
+});
+
+/** Opens the link of an invite, as `ctllm invite alice` prints it. */
+const openInvite = (): void => { location.hash = '#invite=secret'; };
+const isAsked = (): void => void button(t('session.login.confirm', {name: 'alice'}));
+
+describe('a link that logs somebody in', () => {
+  // The page learns only once who serves it: that case is first.
+  it.each(['GET /ctllm/page', 'POST /ctllm/session/token', INTROSPECTION])('asks them even if the server never answered %s at first', async request => {
+    const answer = answers[request];
+    answers[request] = NEVER;
+    openInvite();
+    await until(() => expect(timeouts).not.toEqual([]));
+    await until(() => {
+      passTimeouts();
+      expect(startProblem.value).not.toBeNull();
+    });
+    answers[request] = answer;
+    expect(loginQuestion.value).toBeNull();
+    void startSession();
+    await until(isAsked);
+  });
+
+  it('asks them after a start that failed for a reason nobody thought of', async () => {
+    vi.spyOn(history, 'replaceState').mockImplementationOnce(() => { throw new DOMException('', 'SecurityError'); });
+    openInvite();
+    await expect(startSession()).rejects.toThrow(DOMException);
+    void startSession();
+    await until(isAsked);
+  });
+});
