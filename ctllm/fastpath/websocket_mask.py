@@ -6,6 +6,7 @@ the payload three times and imports a parser of C (1.5 MB). Without it, Python's
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 #: The `ffi` and `lib` of a module that cffi compiled.
@@ -24,6 +25,34 @@ KEY_LENGTH = 4
 
 #: From this many bytes on, the call to C is cheaper than one long integer.
 MIN_NATIVE_LENGTH = 512
+
+#: Random bytes that are read at once: a system call for each message costs as much as its mask.
+RANDOM_BYTES = 4096
+
+
+class KeySource:
+    """A source of masking keys, as unpredictable as those of `os.urandom`."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._used = 0
+
+    def next_key(self) -> bytes:
+        """Return a key that was not returned before."""
+        start = self._used
+        if start == len(self._bytes):
+            self._bytes, start = os.urandom(RANDOM_BYTES), 0
+        self._used = start + KEY_LENGTH
+        return self._bytes[start : self._used]
+
+    def forget(self) -> None:
+        """Read new random bytes for the next key: a forked process must not use its parent's."""
+        self._bytes, self._used = b"", 0
+
+
+key_source = KeySource()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=key_source.forget)
 
 
 def apply_mask(payload: bytes, key: bytes, native: NativeMasker | None = _native_masker) -> bytes:

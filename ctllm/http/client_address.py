@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 from ctllm.http.message.head import RequestHead
@@ -20,6 +21,8 @@ UNIX = "unix"
 IPV4_TRUNCATION, IPV6_TRUNCATION, IPV6_CLIENT = 24, 48, 64
 #: More proxies than any request passes. Addresses further left are not examined.
 MAX_PROXIES = 16
+#: Addresses whose parsed form is remembered: a client sends many requests.
+MAX_PARSED = 1024
 
 _FORWARDED_FOR = b"x-forwarded-for"
 _MAX_ADDRESS_LENGTH = 64
@@ -63,6 +66,11 @@ def parse_address(text: str) -> Address | None:
     """Return an IP address, or None; an IPv4 address that is mapped to IPv6 becomes IPv4 again."""
     if len(text) > _MAX_ADDRESS_LENGTH or "%" in text:
         return None
+    return _parse(text)
+
+
+@lru_cache(MAX_PARSED)
+def _parse(text: str) -> Address | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -88,10 +96,13 @@ def truncate_address(address: str) -> str:
     An address that is not valid, or not known, becomes an empty string.
     """
     parsed = parse_address(address)
-    if parsed is None:
-        return ""
-    prefix = IPV4_TRUNCATION if parsed.version == 4 else IPV6_TRUNCATION
-    return str(ipaddress.ip_network((parsed, prefix), strict=False))
+    return "" if parsed is None else _truncate(parsed)
+
+
+@lru_cache(MAX_PARSED)
+def _truncate(address: Address) -> str:
+    prefix = IPV4_TRUNCATION if address.version == 4 else IPV6_TRUNCATION
+    return str(ipaddress.ip_network((address, prefix), strict=False))
 
 
 def client_network(address: str) -> str:
@@ -116,5 +127,6 @@ def _is_port(text: str) -> bool:
     return text[0] == ":" and len(digits) <= 5 and digits.isascii() and digits.isdigit()
 
 
+@lru_cache(MAX_PARSED)
 def _text(address: Address | None) -> str:
     return "" if address is None else str(address)

@@ -11,6 +11,8 @@ from ctllm.http.subprotocols import subprotocol_token
 
 #: Headers whose value is an API key: of Anthropic's clients, and of Azure's.
 _KEY_HEADERS = (b"x-api-key", b"api-key")
+_AUTHORIZATION = b"authorization"
+_CREDENTIAL_HEADERS = frozenset((_AUTHORIZATION, *_KEY_HEADERS))
 
 
 def presented_tokens(head: RequestHead) -> tuple[str, ...]:
@@ -22,23 +24,24 @@ def presented_tokens(head: RequestHead) -> tuple[str, ...]:
     Raises BadRequest where one of these headers occurs more than once: two servers might verify
     different ones.
     """
+    found = _credential_headers(head)
     values = [
-        _authorization_token(_single_header(head, b"authorization"), head),
+        _authorization_token(found.get(_AUTHORIZATION, b""), head),
         subprotocol_token(head),
-        *(_single_header(head, name) for name in _KEY_HEADERS),
+        *(found.get(name, b"") for name in _KEY_HEADERS),
     ]
-    tokens = (value.strip().decode("latin-1") for value in values)
-    return tuple(dict.fromkeys(token for token in tokens if token))
+    tokens = [value.strip().decode("latin-1") for value in values if value]
+    return tuple(dict.fromkeys(filter(None, tokens)))
 
 
 def presented_signature(head: RequestHead) -> str:
     """Return what Authorization has instead of a scheme and a token: `<key>:<signature>`, or "".
 
     The `ollama` command signs requests so (see `ctllm.auth.request_signatures`). A browser tells
-    that a page sent a request, and no page has a machine's key. Raises BadRequest for several
-    Authorization headers.
+    that a page sent a request, and no page has a machine's key. Raises BadRequest as
+    `presented_tokens` does.
     """
-    value = _single_header(head, b"authorization").strip()
+    value = _credential_headers(head).get(_AUTHORIZATION, b"").strip()
     is_signature = b":" in value and b" " not in value and b"\t" not in value
     return value.decode("latin-1") if is_signature and not _is_of_browser(head) else ""
 
@@ -59,12 +62,17 @@ def _is_of_browser(head: RequestHead) -> bool:
     return any(get_header(head.headers, name) is not None for name in names)
 
 
-def _single_header(head: RequestHead, name: bytes) -> bytes:
-    """Return the value of a header, or nothing without it; raises BadRequest for several."""
-    values = [value for key, value in head.headers if key.lower() == name]
-    if len(values) > 1:
-        raise BadRequest(f"There are several {name.decode().title()} headers; send one.")
-    return values[0] if values else b""
+def _credential_headers(head: RequestHead) -> dict[bytes, bytes]:
+    """Return the values of the headers that may have a credential; raises BadRequest for two."""
+    found: dict[bytes, bytes] = {}
+    for key, value in head.headers:
+        name = key.lower()
+        if name not in _CREDENTIAL_HEADERS:
+            continue
+        if name in found:
+            raise BadRequest(f"There are several {name.decode().title()} headers; send one.")
+        found[name] = value
+    return found
 
 
 def _authorization_token(value: bytes, head: RequestHead) -> bytes:

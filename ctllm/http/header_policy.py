@@ -15,6 +15,7 @@ from ctllm.http.message.head import (
     RequestHead,
     ResponseHead,
     encode_field_value,
+    get_header,
     without_headers,
 )
 from ctllm.http.request_timeout import timeout_headers
@@ -26,6 +27,7 @@ DESKTOP = b"Ctllm-Desktop"
 #: The id of a desktop not to use: that which sends the request, because its own Ollama cannot.
 EXCLUDE_DESKTOP = b"Ctllm-Exclude-Desktop"
 #: In a response, the id of its request: that of the stream in the tunnel, for logs and resumption.
+#: From the cloud to a proxy, the id that the stream of a request shall have.
 REQUEST_ID = b"Ctllm-Request-Id"
 #: In responses of a desktop's loopback endpoint: the route (local or cloud), and the model of the
 #: request.
@@ -37,6 +39,19 @@ SCOPE = b"Ctllm-Scope"
 #: From a proxy to a desktop: the patterns of the models that the client may use, separated by
 #: commas. Without this header it may use all.
 ALLOWED_MODELS = b"Ctllm-Allowed-Models"
+#: From a reverse proxy to a streaming proxy: the request's head, as the cloud has authorized it
+#: (`ctllm.http.request_envelope`).
+ENVELOPE = b"Ctllm-Request"
+#: From a reverse proxy that asks for an authorization: the client's Connection header. Its own is
+#: about the connection on which it asks.
+CLIENT_CONNECTION = b"Ctllm-Client-Connection"
+#: Between the cloud and a reverse proxy: the ticket of a refusal.
+REFUSAL = b"Ctllm-Refusal"
+#: From the cloud to a reverse proxy: the address of a streaming proxy.
+UPSTREAM = b"Ctllm-Upstream"
+#: In an envelope, and in a request for a tunnel: the grant of the client, sealed by the cloud. It
+#: alone can read it.
+SEALED_GRANT = b"Ctllm-Grant"
 #: Between desktop, proxy and gateway: the response ended with its connection at Ollama (RFC 9112,
 #: section 6.3), and is delimited so for the client, too.
 FRAMING = b"Ctllm-Framing"
@@ -127,6 +142,21 @@ _VALUES = {
         rb"(?:(?:no-cache|no-store|no-transform|private|must-revalidate|max-age=0)(?:, *|$))+"
     ),
 }
+_REQUEST_ID = re.compile(rb"[0-9a-f]{32}")
+_CLIENT_CONNECTION = CLIENT_CONNECTION.lower()
+#: Headers that a proxy believes, because the cloud removes those of clients.
+_FROM_CLOUD = frozenset(
+    name.lower()
+    for name in (
+        ASSERTION,
+        REQUEST_ID,
+        ENVELOPE,
+        SEALED_GRANT,
+        REFUSAL,
+        UPSTREAM,
+        CLIENT_CONNECTION,
+    )
+)
 #: What a proxy adds to a response, and the gateway forwards.
 _PROXY_HEADERS = frozenset((REQUEST_ID.lower(), DESKTOP.lower(), FRAMING.lower()))
 #: Has browsers show a response as inert text.
@@ -188,15 +218,38 @@ def _is_credential(name: bytes) -> bool:
     )
 
 
-def request_to_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
-    """Return what the gateway sends to a proxy: an assertion in place of the credentials."""
+def request_to_proxy(head: RequestHead, assertion: bytes, id: bytes = b"") -> RequestHead:
+    """Return what the gateway sends to a proxy: an assertion in place of the credentials.
+
+    `id` (16 bytes) is that of the request. Without it, the proxy chooses one.
+    """
     forwarded = tuple(
         header
         for header in end_to_end_headers(head.headers)
-        if not _is_credential(name := _normalize(header[0])) and name != ASSERTION.lower()
+        if not _is_credential(name := _normalize(header[0])) and name not in _FROM_CLOUD
     )
-    headers = (*_with_framing(forwarded, head.headers), (ASSERTION, assertion))
+    given_id = ((REQUEST_ID, id.hex().encode()),) if id else ()
+    own = ((ASSERTION, assertion), *given_id)
+    headers = (*_with_framing(forwarded, head.headers), *own)
     return RequestHead(head.method, head.target, headers)
+
+
+def take_request_id(head: RequestHead) -> tuple[bytes | None, RequestHead]:
+    """Return the id that the cloud gave a request, and the request without it."""
+    given = get_header(head.headers, REQUEST_ID.lower()) or b""
+    headers = without_headers(head.headers, (REQUEST_ID.lower(),))
+    id = bytes.fromhex(given.decode()) if _REQUEST_ID.fullmatch(given) else None
+    return id, RequestHead(head.method, head.target, headers)
+
+
+def take_client_connection(head: RequestHead) -> RequestHead:
+    """Return the request of a client that a reverse proxy asks about, with its own Connection."""
+    values = [value for name, value in head.headers if name.lower() == _CLIENT_CONNECTION]
+    if not values:
+        return head
+    headers = without_headers(head.headers, (b"connection", _CLIENT_CONNECTION))
+    own = tuple((b"Connection", value) for value in values)
+    return RequestHead(head.method, head.target, (*headers, *own))
 
 
 def request_to_tunnel(head: RequestHead, assertion: bytes) -> RequestHead:

@@ -7,10 +7,12 @@ and none after `finish` and `fail` of a response or `cancel` of a request.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ctllm.errors import CtllmError
 from ctllm.http.message.head import RequestHead, ResponseHead
+from ctllm.reactor.interfaces import Transport
 
 
 class ResponseSink(Protocol):
@@ -33,6 +35,13 @@ class ResponseSink(Protocol):
 
     def resume_request_body(self) -> None:
         """Continue sending the request body."""
+
+
+SplicedSink = Callable[[Transport], None]
+"""Takes the transport that the chunks of a response come from, which is between two chunks.
+
+Whole chunks may go to the client from there on without a `write` of the response's sink.
+"""
 
 
 class RequestSink(Protocol):

@@ -51,6 +51,7 @@ from ctllm.tunnel.frames import (
 )
 from ctllm.tunnel.initiator import Initiator, InitiatorStream
 from ctllm.tunnel.peer import validate_hello
+from ctllm.tunnel.response_traffic import ResponseTraffic
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 
 #: Maximum number of connected desktops.
@@ -103,6 +104,8 @@ class DesktopRegistry:
         self._resumable = ResumableStreams()
         self._desktops: dict[str, ConnectedDesktop] = {}
         self._last_active = clock.seconds()
+        #: The responses of all desktops.
+        self.traffic = ResponseTraffic()
 
     # -- connections of desktops
 
@@ -143,6 +146,7 @@ class DesktopRegistry:
                     filter_response=response_from_desktop,
                     budget=self._budget,
                     on_authorization=partial(self._renew_authorization, desktop.id),
+                    traffic=self.traffic,
                 ),
             )
             self._desktops[desktop.id] = known
@@ -224,12 +228,16 @@ class DesktopRegistry:
         return [each for each in self._ranked(head) if each.rank]
 
     def start_request(
-        self, head: RequestHead, sink: ResponseSink, model: str | None = None
+        self,
+        head: RequestHead,
+        sink: ResponseSink,
+        model: str | None = None,
+        id: bytes | None = None,
     ) -> InitiatorStream:
         """Open a stream to the desktop named by Ctllm-Desktop, or else to the best one.
 
-        With a `model`, that is the best desktop which has it. Raises DesktopOffline, NotFound,
-        ServiceUnavailable or BadRequest.
+        With a `model`, that is the best desktop which has it. `id` is that of the stream. Raises
+        DesktopOffline, NotFound, ServiceUnavailable or BadRequest.
         """
         resume_seconds = parse_resume_seconds(head, self._max_resume_seconds)
         self._last_active = self._clock.seconds()
@@ -248,10 +256,14 @@ class DesktopRegistry:
             )
         if changes_models(head):
             sink = CompletionObserver(sink, lambda: self._models_changed(desktop))
-        stream = desktop.initiator.start_request(head, sink, resume_seconds)
+        stream = desktop.initiator.start_request(head, sink, resume_seconds, self._unused(id))
         if resume_seconds:
             self._resumable.add(stream.id, desktop.initiator)
         return stream
+
+    def _unused(self, id: bytes | None) -> bytes | None:
+        """Return `id`, or None if another desktop has its stream."""
+        return None if id is None or self._resumable.has(id) else id
 
     def _models_changed(self, desktop: ConnectedDesktop) -> None:
         desktop.models_changed_at = self._clock.seconds()

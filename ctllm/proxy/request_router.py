@@ -5,9 +5,13 @@ If there is no choice of desktops, the body is neither read nor buffered.
 
 from __future__ import annotations
 
+import secrets
+
 from ctllm.common.memory_budget import BufferBudget
+from ctllm.http.header_policy import REQUEST_ID, take_request_id
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
+from ctllm.http.request_log import RequestLog
 from ctllm.http.server.request import HeaderAddingSink, ServerRequest
 from ctllm.ollama.endpoints import model_in_path
 from ctllm.ollama.model_lists import ListFormat, find_list_format, merge_lists
@@ -21,23 +25,36 @@ from ctllm.relay.replay_buffer import ReplayBuffer
 
 
 class RequestRouter:
-    """Routes requests; `budget` counts the bytes of bodies buffered until the model is known."""
+    """Routes requests; `budget` counts the bytes of bodies buffered until the model is known.
 
-    def __init__(self, registry: DesktopRegistry, clock: Clock, budget: BufferBudget) -> None:
+    A request has the id that the cloud gave it.
+    """
+
+    def __init__(
+        self,
+        registry: DesktopRegistry,
+        clock: Clock,
+        budget: BufferBudget,
+        request_log: RequestLog,
+    ) -> None:
         self._registry = registry
         self._clock = clock
         self._budget = budget
+        self.request_log = request_log
 
     async def route(self, head: RequestHead, request: ServerRequest) -> None:
         """Relay `request`, with `head` instead of its own head; raises CtllmError."""
+        given_id, head = take_request_id(head)
+        id = given_id or secrets.token_bytes(16)
+        self.request_log.observe(request, head, id)
         sink = HeaderAddingSink(request)
-        start_request = self._request_starter(head, sink)
+        start_request = self._request_starter(head, sink, id)
         candidates = self._registry.candidates(head)
         list_format = find_list_format(head)
         if len(candidates) < 2:
             request.relay_to(start_request(None, sink))
         elif list_format is not None:
-            await self._merge_lists(list_format, head, request, candidates)
+            await self._merge_lists(list_format, head, request, candidates, id)
         elif (sniffer := create_model_sniffer(head, self._budget)) is not None:
             buffer = ReplayBuffer(self._budget)
             request.relay_to(
@@ -46,9 +63,11 @@ class RequestRouter:
         else:
             request.relay_to(start_request(model_in_path(head), sink))
 
-    def _request_starter(self, head: RequestHead, client: HeaderAddingSink) -> StartRequest:
+    def _request_starter(
+        self, head: RequestHead, client: HeaderAddingSink, id: bytes
+    ) -> StartRequest:
         def start_request(model: str | None, sink: ResponseSink) -> RequestSink:
-            stream = self._registry.start_request(head, sink, model)
+            stream = self._registry.start_request(head, sink, model, id)
             client.add_headers(self._registry.response_headers(stream))
             return self._registry.request_sink(stream)
 
@@ -60,6 +79,7 @@ class RequestRouter:
         head: RequestHead,
         request: ServerRequest,
         candidates: list[ConnectedDesktop],
+        id: bytes,
     ) -> None:
         """Respond with the merged lists of the desktops with the best rank.
 
@@ -74,6 +94,7 @@ class RequestRouter:
         merged = merge_lists(list_format, bodies)
         if merged is None:
             sink = HeaderAddingSink(request)
-            request.relay_to(self._request_starter(head, sink)(None, sink))
+            request.relay_to(self._request_starter(head, sink, id)(None, sink))
         else:
-            request.respond(200, merged, ((b"Content-Type", list_format.content_type),))
+            headers = ((b"Content-Type", list_format.content_type), (REQUEST_ID, id.hex().encode()))
+            request.respond(200, merged, headers)

@@ -136,6 +136,10 @@ class ResumableStreams:
         if len(self._initiators) > MAX_RESUMABLE_STREAMS:
             self._initiators.popitem(last=False)
 
+    def has(self, id: bytes) -> bool:
+        """Return whether there is a resumable stream with this id."""
+        return id in self._initiators
+
     def find_initiator(self, id: bytes) -> Initiator:
         """Return the initiator of the desktop with the stream `id`; raises NotFound."""
         initiator = self._initiators.get(id)

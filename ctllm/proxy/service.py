@@ -13,16 +13,18 @@ from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from ctllm.auth.session_assertions import AssertionVerifier
 from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.config import Proxy
+from ctllm.http.request_log import RequestLog
 from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.connection_limits import ConnectionLimiter
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.memory_limiter import MemoryLimiter
 from ctllm.proxy.app import ProxyApp
+from ctllm.proxy.assignment import Assignment
 from ctllm.proxy.desktop_registry import DesktopRegistry
+from ctllm.proxy.direct_requests import DirectRequests
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
 from ctllm.proxy.process_confinement import (
     enter_sandbox,
@@ -32,7 +34,7 @@ from ctllm.proxy.process_confinement import (
 )
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.proxy.tunnel_authorizer import TunnelAuthorizer
-from ctllm.reactor.interfaces import Clock
+from ctllm.reactor.interfaces import Clock, ServerEndpoint
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService, Service
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
@@ -59,19 +61,21 @@ def create_proxy_service(
     reactor: ProxyReactor,
     settings: Proxy,
     *,
-    endpoint: str,
+    endpoint: str | ServerEndpoint,
     id: str,
     cloud_key: str,
+    is_waiting: bool = False,
     uid: int | None = None,
 ) -> MultiService:
     """Return a proxy that listens at `endpoint`.
 
-    It accepts session assertions for the proxy `id` that `cloud_key` (base64url) verifies. With a
-    `uid`, it switches to that user once it listens.
+    It accepts session assertions for the proxy `id` that `cloud_key` (base64url) verifies. With
+    `is_waiting`, it accepts none before the cloud has assigned it to a user. With a `uid`, it
+    switches to that user once it listens.
     """
     budget = MemoryBudget(memory_budget(settings.max_memory_bytes))
-    verifier = AssertionVerifier(cloud_key, id, time.time)
-    authorizer = TunnelAuthorizer(verifier, reactor, time.time)
+    assignment = Assignment(cloud_key, id, time.time, is_waiting)
+    authorizer = TunnelAuthorizer(assignment, reactor, time.time)
     registry = DesktopRegistry(
         reactor,
         settings.stream_window_bytes,
@@ -88,8 +92,21 @@ def create_proxy_service(
         settings.ping_timeout_seconds,
         budget,
     )
-    router = RequestRouter(registry, reactor, BufferBudget(budget.size // BUFFER_DIVISOR, budget))
-    app = ProxyApp(registry, router, verifier, websocket_factory, budget, authorizer)
+    router = RequestRouter(
+        registry,
+        reactor,
+        BufferBudget(budget.size // BUFFER_DIVISOR, budget),
+        RequestLog(reactor, settings.log_requests == "on"),
+    )
+    app = ProxyApp(
+        registry,
+        router,
+        assignment,
+        websocket_factory,
+        budget,
+        authorizer,
+        DirectRequests(time.time),
+    )
     service = MultiService()
     ExitOnMemoryError().setServiceParent(service)
     RlimitService(settings, uid).setServiceParent(service)

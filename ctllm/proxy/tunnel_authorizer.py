@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.auth.session_assertions import SERVE, AssertionVerifier, Claims
+from ctllm.auth.session_assertions import SERVE, Claims
 from ctllm.errors import Forbidden
+from ctllm.proxy.assignment import Assignment
 from ctllm.reactor.interfaces import Clock
 
 GRACE = 600.0
@@ -29,12 +30,12 @@ class TunnelAuthorizer:
 
     def __init__(
         self,
-        verifier: AssertionVerifier,
+        assignment: Assignment,
         clock: Clock,
         now: Callable[[], float],
         grace: float = GRACE,
     ) -> None:
-        self._verifier = verifier
+        self._assignment = assignment
         self._clock = clock
         self._now = now
         self._grace = grace
@@ -47,4 +48,4 @@ class TunnelAuthorizer:
 
     def verify(self, assertion: bytes) -> float:
         """Return the deadline of a tunnel with this assertion; raises Unauthorized or Forbidden."""
-        return self.deadline(self._verifier.verify(assertion))
+        return self.deadline(self._assignment.verify(assertion))

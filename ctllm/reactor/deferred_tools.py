@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from ctllm.reactor.interfaces import Clock
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Waiters(Generic[T]):
@@ -62,6 +63,22 @@ async def wait_at_most(clock: Clock, timeout: float, running: Deferred[T]) -> T:
 
     running.addBoth(pass_on)
     return cast(T, await waiting.addTimeout(timeout, cast(IReactorTime, clock)))
+
+
+async def run_together(
+    first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]
+) -> tuple[T, U]:
+    """Run both coroutines at the same time; return their results when both have ended.
+
+    Raises the exception of the first one that failed, when both have ended. Cancelling cancels
+    both.
+    """
+    running: list[Deferred[Any]] = [Deferred.fromCoroutine(first), Deferred.fromCoroutine(second)]
+    results = [result for _, result in await DeferredList(running, consumeErrors=True)]
+    for result in results:
+        if isinstance(result, Failure):
+            result.raiseException()
+    return results[0], results[1]
 
 
 async def run_with_timeout(clock: Clock, timeout: float, coroutine: Coroutine[Any, Any, T]) -> T:

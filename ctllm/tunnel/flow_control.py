@@ -61,19 +61,18 @@ class SendBuffer:
         return self.window - (self.written - self.acked)
 
     @property
-    def is_full(self) -> bool:
-        """Whether the writer should pause, because another read might not fit."""
-        return self.window - self.written + self.acked < self._min_free
-
-    @property
     def has_drained(self) -> bool:
-        """Whether a paused writer should resume. The threshold is higher than that of `is_full`."""
+        """Whether a paused writer should resume. The threshold is higher than that of `append`."""
         return self.available >= self.window // 2
 
-    def append(self, data: bytes) -> None:
-        """Add bytes to send. A writer that heeds `is_full` adds at most one read too many."""
+    def append(self, data: bytes) -> bool:
+        """Add bytes to send; return whether the writer must pause, as another read might not fit.
+
+        A writer that pauses adds at most one read too many.
+        """
         self._bytes += data
         self.written += len(data)
+        return self.window - self.written + self.acked < self._min_free
 
     def next_chunk(self, limit: int) -> tuple[int, bytearray] | None:
         """Return the offset and the bytes of the next chunk to send, or None.
@@ -82,14 +81,12 @@ class SendBuffer:
         so that the receiver gets whole lines; a line longer than `limit` extends the chunk, up to
         the limit of a frame.
         """
-        start = self.sent
-        reach = min(self.written, self.acked + self.window)
-        end = min(reach, start + limit)
+        start, end, reach = self.sent, self.written, self.acked + self.window
+        if end > reach or end - start > limit:
+            end = min(reach, start + limit)
+            if end > start:
+                end = self._cut_offset(start, end, min(reach, self.written))
         if end <= start:
-            return None
-        if end < self.written:
-            end = self._cut_offset(start, end, reach)
-        if not end:
             return None
         self.sent = end
         return start, self._bytes[start - self.base_offset : end - self.base_offset]
@@ -202,16 +199,12 @@ class ReceiveWindow:
             raise ProtocolViolation(f"END has offset {offset}; expected {self.received}.")
         self.end_offset = offset
 
-    def consume_all(self) -> None:
-        """Count everything received as passed on to the reader."""
+    def consume_all(self) -> bool:
+        """Count everything received as passed on to the reader; return whether to send an ACK."""
         self.consumed = self.received
-
-    @property
-    def is_ack_due(self) -> bool:
-        """Whether to send an ACK now."""
-        if self.is_complete:
-            return self.acked <= self.consumed
-        return self.consumed - self.acked >= self._ack_threshold
+        if self.end_offset is None:
+            return self.consumed - self.acked >= self._ack_threshold
+        return self.acked <= self.consumed == self.end_offset
 
     def acknowledge(self) -> int:
         """Return the offset of the ACK to send now."""

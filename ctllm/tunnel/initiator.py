@@ -34,6 +34,7 @@ from ctllm.tunnel.frames import (
     encode_offset_frame,
 )
 from ctllm.tunnel.peer import TunnelPeer
+from ctllm.tunnel.response_traffic import ResponseTraffic
 from ctllm.tunnel.stream import Stream, StreamState
 
 
@@ -128,7 +129,7 @@ class InitiatorStream(Stream):
         self.send_buffer.rewind(0)
         self._preamble = self._open_frame
         self._go_live()
-        self._is_ack_forced = False  # nothing of the response was received
+        self._is_ack_due = False  # nothing of the response was received
 
     def receive_attach(self, offset: int) -> None:
         """Continue with the request body from `offset`, which the responder's ATTACH requests.
@@ -170,7 +171,11 @@ class InitiatorStream(Stream):
             return  # sent before the responder received ATTACH; it will be sent again
         if not self.has_head:
             raise ProtocolViolation("DATA of a response precedes its HEAD.")
-        self.receive_window.receive(offset, len(data))
+        length = len(data)
+        self.receive_window.receive(offset, length)
+        traffic = self._initiator.traffic
+        traffic.bytes += length
+        traffic.chunks += 1
         self.sink.write(data)
         self._mark_consumed()
 
@@ -193,6 +198,7 @@ class Initiator(TunnelPeer[InitiatorStream]):
 
     `filter_response` is applied to the head of each response. `budget` counts the bytes of request
     bodies in memory. `on_authorization` is called with the session assertion in each AUTHORIZE.
+    `traffic` counts responses, of several tunnels if they share it.
     """
 
     def __init__(
@@ -203,17 +209,23 @@ class Initiator(TunnelPeer[InitiatorStream]):
         filter_response: Callable[[ResponseHead], ResponseHead] = lambda head: head,
         budget: MemoryBudget | None = None,
         on_authorization: Callable[[bytes], None] = lambda assertion: None,
+        traffic: ResponseTraffic | None = None,
     ) -> None:
         super().__init__(window, grace, max_streams)
+        self.traffic = ResponseTraffic() if traffic is None else traffic
         self.filter_response = filter_response
         self._on_authorization = on_authorization
         self.budget = unlimited_budget() if budget is None else budget
         self.status: Status | None = None
 
     def start_request(
-        self, head: RequestHead, sink: ResponseSink, resume_seconds: int = 0
+        self,
+        head: RequestHead,
+        sink: ResponseSink,
+        resume_seconds: int = 0,
+        id: bytes | None = None,
     ) -> InitiatorStream:
-        """Open a stream for a request.
+        """Open a stream for a request. It has the `id`, unless that is or was another stream's.
 
         Raises DesktopOffline, ServiceUnavailable or RequestHeaderFieldsTooLarge.
         """
@@ -228,7 +240,8 @@ class Initiator(TunnelPeer[InitiatorStream]):
             raise RequestHeaderFieldsTooLarge(
                 "The request line and headers are too large for a tunnel."
             )
-        id = secrets.token_bytes(16)
+        if id is None or id == CONNECTION_ID or id in self.streams or id in self._closed_ids:
+            id = secrets.token_bytes(16)
         open_frame = encode_frame(FrameKind.OPEN, id, payload)
         stream = InitiatorStream(id, self, sink, open_frame)
         stream.resume_seconds = resume_seconds
@@ -317,9 +330,6 @@ class Initiator(TunnelPeer[InitiatorStream]):
             super()._receive_head(stream, kind, payload)
         stream.is_confirmed = True
         stream.receive_head(payload)
-
-    def _receive_data(self, stream: InitiatorStream, offset: int, data: bytes) -> None:
-        stream.receive_data(offset, data)
 
     def _receive_end(self, stream: InitiatorStream, offset: int) -> None:
         if stream.state is not StreamState.LIVE:

@@ -138,7 +138,8 @@ class TunnelPeer(Generic[StreamT]):
             if stream.id not in self.streams:
                 continue
             size += _TURN_OVERHEAD + stream.collect_frames(MAX_TURN, frames)
-            if stream.can_send:
+            buffer = stream.send_buffer
+            if buffer.sent < buffer.written and stream.can_send:
                 self.schedule(stream)
         return b"".join(frames)
 
@@ -181,7 +182,7 @@ class TunnelPeer(Generic[StreamT]):
         if len(payload) < _OFFSET_SIZE:
             raise ProtocolViolation("A DATA frame has no offset.")
         try:
-            self._receive_data(stream, OFFSET.unpack_from(payload)[0], payload[_OFFSET_SIZE:])
+            stream.receive_data(OFFSET.unpack_from(payload)[0], payload[_OFFSET_SIZE:])
         except ProtocolViolation:
             raise
         except Exception as error:
@@ -331,9 +332,6 @@ class TunnelPeer(Generic[StreamT]):
 
     def _receive_head(self, stream: StreamT, kind: int, payload: bytes) -> None:
         raise ProtocolViolation(f"A frame of kind {kind} is not allowed here.")
-
-    def _receive_data(self, stream: StreamT, offset: int, data: bytes) -> None:
-        raise NotImplementedError
 
     def _receive_end(self, stream: StreamT, offset: int) -> None:
         raise NotImplementedError

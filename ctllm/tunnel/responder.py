@@ -118,8 +118,7 @@ class ResponderStream(Stream):
             raise Gone("The offset is beyond the end of the response.")
         self.send_buffer.rewind(offset)
         self._go_live()
-        attach = encode_offset_frame(FrameKind.ATTACH, self.id, self.receive_window.next_offset)
-        self._preamble = attach + self._head_frame
+        self._preamble = self._head_frame
 
     def receive_data(self, offset: int, data: bytes) -> None:
         """Pass on data of the request body."""
@@ -255,9 +254,6 @@ class Responder(TunnelPeer[ResponderStream]):
         resumable = sum(1 for stream in self.streams.values() if stream.resume_seconds)
         return seconds if resumable < MAX_RESUMABLE else 0
 
-    def _receive_data(self, stream: ResponderStream, offset: int, data: bytes) -> None:
-        stream.receive_data(offset, data)
-
     def _receive_end(self, stream: ResponderStream, offset: int) -> None:
         stream.receive_end(offset)
 
@@ -276,3 +272,8 @@ class Responder(TunnelPeer[ResponderStream]):
         except Gone as gone:
             self.reset_stream(stream, gone)
             self._notify_failed(stream, gone)
+        else:
+            # A control frame, which precedes what the stream sends. The proxy waits for one reply
+            # to each ATTACH, and the stream may get several before its turn to send.
+            own_offset = stream.receive_window.next_offset
+            self._send_control(encode_offset_frame(FrameKind.ATTACH, stream.id, own_offset))

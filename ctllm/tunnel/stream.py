@@ -38,7 +38,7 @@ class Stream:
         self.is_queued = False  # for a turn to send
         self._schedule = schedule
         self._preamble = b""  # sent before anything else: OPEN, ATTACH, HEAD
-        self._is_ack_forced = False
+        self._is_ack_due = False
         self._is_reader_paused = False
         self._is_writer_paused = False
 
@@ -53,15 +53,16 @@ class Stream:
             self._preamble = b""
         if self.state is not StreamState.LIVE:
             return size
-        if self._is_ack_forced or self.receive_window.is_ack_due:
-            self._is_ack_forced = False
+        if self._is_ack_due:
+            self._is_ack_due = False
             offset = self.receive_window.acknowledge()
             frames.append(encode_offset_frame(FrameKind.ACK, self.id, offset))
         buffer = self.send_buffer
         chunk = buffer.next_chunk(max_data)
         if chunk is not None:
-            length = len(chunk[1])
-            frames += encode_data_header(self.id, chunk[0], length), chunk[1]
+            offset, data = chunk
+            length = len(data)
+            frames += encode_data_header(self.id, offset, length), data
             size += length
         if buffer.ended and buffer.mark_end_sent():
             frames.append(encode_offset_frame(FrameKind.END, self.id, buffer.written))
@@ -79,17 +80,22 @@ class Stream:
             self.expires_at = expires_at
         self._preamble = b""
 
+    def receive_data(self, offset: int, data: bytes) -> None:
+        """Pass on data that the other end sent; raises ProtocolViolation."""
+        raise NotImplementedError
+
     def _go_live(self) -> None:
         self.state = StreamState.LIVE
         self.expires_at = None
-        self._is_ack_forced = True  # the last ACK may have been lost with the connection
+        self._is_ack_due = True  # the last ACK may have been lost with the connection
         self._schedule(self)
 
     def _buffer(self, data: bytes) -> bool:
         """Buffer `data` to send; return whether the writer must pause now."""
-        self.send_buffer.append(data)
-        self._schedule(self)
-        if self.send_buffer.is_full and not self._is_writer_paused:
+        is_full = self.send_buffer.append(data)
+        if not self.is_queued:
+            self._schedule(self)
+        if is_full and not self._is_writer_paused:
             self._is_writer_paused = True
             return True
         return False
@@ -105,10 +111,9 @@ class Stream:
         return False
 
     def _mark_consumed(self) -> None:
-        if not self._is_reader_paused:
-            self.receive_window.consume_all()
-            if self.receive_window.is_ack_due:
-                self._schedule(self)
+        if not self._is_reader_paused and self.receive_window.consume_all():
+            self._is_ack_due = True
+            self._schedule(self)
 
     def _pause_reader(self) -> None:
         self._is_reader_paused = True

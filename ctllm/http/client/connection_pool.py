@@ -14,7 +14,7 @@ from ctllm.errors import CtllmError
 from ctllm.http.client.connection import ClientConnection
 from ctllm.http.client.request import ClientRequest, UpgradeHandler
 from ctllm.http.header_policy import response_from_ollama
-from ctllm.http.interfaces import RequestSink, ResponseSink
+from ctllm.http.interfaces import RequestSink, ResponseSink, SplicedSink
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.reactor.interfaces import Clock, Endpoint, Timer
 
@@ -60,9 +60,14 @@ class ConnectionPool:
         self._idle: dict[ClientConnection, Timer] = {}
         self._connect_limit = DeferredSemaphore(MAX_CONCURRENT_CONNECTS)
 
-    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        """Send a request, on an idle connection if there is one."""
-        request = ClientRequest(self, head, sink)
+    def start_request(
+        self, head: RequestHead, sink: ResponseSink, spliced_sink: SplicedSink | None = None
+    ) -> RequestSink:
+        """Send a request, on an idle connection if there is one.
+
+        `spliced_sink` gets the connection where whole chunks of the response may bypass `sink`.
+        """
+        request = ClientRequest(self, head, sink, spliced_sink=spliced_sink)
         if self._idle:
             connection, timer = self._idle.popitem()
             timer.cancel()

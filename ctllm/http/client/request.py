@@ -14,7 +14,7 @@ from ctllm.errors import BadGateway, CtllmError
 from ctllm.fastpath.direct_write import write_now
 from ctllm.http.client.connection import ClientConnection
 from ctllm.http.header_policy import CLOSE_DELIMITED, FRAMING
-from ctllm.http.interfaces import ResponseSink
+from ctllm.http.interfaces import ResponseSink, SplicedSink
 from ctllm.http.message.body import BadFraming, BodyEncoder
 from ctllm.http.message.head import RequestHead, ResponseHead, get_header
 from ctllm.http.message.response_parser import ResponseParser
@@ -72,8 +72,10 @@ class ClientRequest:
         head: RequestHead,
         sink: ResponseSink,
         on_upgraded: UpgradeHandler | None = None,
+        spliced_sink: SplicedSink | None = None,
     ) -> None:
         self.sink = sink
+        self._spliced_sink = spliced_sink
         self._on_upgraded = on_upgraded
         self._origin = origin
         self._head = head
@@ -267,6 +269,12 @@ class ClientRequest:
             self._start_chunk_timeout()
         if response.body.is_complete and not self._done:
             self._complete()
+        elif self._spliced_sink is not None and response.body.is_between_chunks:
+            self._splice(self._spliced_sink)
+
+    def _splice(self, spliced_sink: SplicedSink) -> None:
+        if self._connection is not None and not self._done:
+            spliced_sink(self._connection.transport)
 
     def _filter_head(self, head: ResponseHead) -> ResponseHead:
         filtered = self._origin.filter_head(head)

@@ -9,6 +9,7 @@ of it and the rest follows at once: so lines stay whole.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Protocol
 
 from ctllm.http.message.head import Headers
@@ -18,9 +19,38 @@ MAX_CHUNK_LINE = 4096
 MAX_TRAILERS = 16 * 1024
 #: The longest chunk that is held back until it is complete, in bytes.
 MAX_HELD_CHUNK = 256 * 1024
+#: The most chunks that are split at once, and the longest line before such a chunk, in bytes.
+MAX_SPLIT = 1024
+MAX_SHORT_LINE = 8
 
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
+_SHORT_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+
+
+@lru_cache(maxsize=1024)
+def _short_size(line: bytes) -> int:
+    """Return the size that a chunk begins with, or -1 if its line has anything else."""
+    return int(line, 16) if _SHORT_SIZE.fullmatch(line) else -1
+
+
+def _split_chunks(data: bytes, payload: list[bytes]) -> int:
+    """Append the complete chunks that `data` begins with to `payload`; return their length.
+
+    This is for many short chunks in a read: it splits them and compares their sizes all at once. It
+    returns 0 where one of them is the last, has an extension, or has a CRLF in it.
+    """
+    *parts, rest = data.split(b"\r\n", 2 * MAX_SPLIT)
+    end = len(data) - len(rest)
+    if len(parts) % 2:  # the rest belongs to a chunk
+        end -= len(parts.pop()) + 2
+    lines, chunks = parts[::2], parts[1::2]
+    if max(map(len, lines), default=99) > MAX_SHORT_LINE or b"" in chunks:
+        return 0
+    if list(map(_short_size, lines)) != list(map(len, chunks)):
+        return 0
+    payload += chunks
+    return end
 
 
 class BadFraming(ValueError):
@@ -31,12 +61,17 @@ class BodyReader(Protocol):
     """Decodes a body.
 
     `is_complete` says whether the end was read; `trailing_data` is what was received after it.
-    `has_partial_chunk` says whether a part of a chunk is held back, whose rest should follow soon.
+    `has_partial_chunk` says whether a part of a chunk is held back, whose rest should follow soon;
+    `is_between_chunks` whether what follows is a chunk, or the last one.
     """
 
     is_complete: bool
     trailing_data: bytes
     has_partial_chunk: bool
+
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether all of what was read is whole chunks of a chunked body that goes on."""
 
     def feed(self, data: bytes) -> bytes:
         """Return the payload that `data` completes, if any; raises BadFraming."""
@@ -52,6 +87,7 @@ class _Unchunked:
     """A body whose payload is the data itself."""
 
     has_partial_chunk = False
+    is_between_chunks = False
 
     def take_partial_chunk(self) -> bytes:
         """Return nothing: nothing is held back."""
@@ -109,6 +145,11 @@ class ChunkedReader:
         self._needs_line_end = False  # that which follows a chunk's data
         self._in_trailers = False
 
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether all of what was read is whole chunks, and not the last one."""
+        return not (self._unparsed or self._remaining or self._needs_line_end or self._in_trailers)
+
     def feed(self, data: bytes) -> bytes:
         """Return the payload of all chunks that are complete now, joined."""
         if not (self._unparsed or self._remaining or self._needs_line_end or self._in_trailers):
@@ -122,6 +163,7 @@ class ChunkedReader:
             data, self._unparsed = self._unparsed + data, b""
         payload: list[bytes] = []
         position = self._continue_chunk(data, payload)
+        may_split = True
         while not (
             self._remaining or self._needs_line_end or self._in_trailers or self.is_complete
         ):
@@ -135,6 +177,9 @@ class ChunkedReader:
             if size and data[position : position + 2] == b"\r\n":
                 payload.append(data[start:position])
                 position += 2
+                if may_split and position < len(data):
+                    may_split = False
+                    position += _split_chunks(data[position:], payload)
             else:
                 position = self._start_chunk(size, data, start, payload)
         if self._in_trailers and not self.is_complete:

@@ -136,6 +136,12 @@ def decode_request(payload: bytes) -> tuple[RequestHead, int]:
     return RequestHead(method, target, check_headers(_to_bytes(decoded.headers))), decoded.resume
 
 
+def encode_request_head(head: RequestHead) -> bytes:
+    """Return `head` as a client of HTTP/1.1 would send it."""
+    lines = [b"%b: %b\r\n" % header for header in head.headers]
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, head.target, b"".join(lines))
+
+
 def encode_response(head: ResponseHead) -> bytes:
     """Encode the payload of a HEAD frame."""
     json = _ResponseJson(head.status, head.reason.decode("latin-1"), _to_text(head.headers))

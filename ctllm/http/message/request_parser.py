@@ -16,8 +16,6 @@ _LISTED_LENGTH = re.compile(rb"\r\ncontent-length:[^\r\n]*,", re.IGNORECASE)
 MAX_HEADERS = 250
 #: How many parts of an unwanted body are read so that its connection can be used again.
 MAX_DISCARDED_EVENTS = 64
-#: Line breaks that servers read differently (RFC 9112, sections 2.2 and 5.2), and NUL.
-_AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0")
 #: A request line (RFC 9112, section 3). Ollama accepts bytes beyond ASCII in a target.
 _REQUEST_LINE = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) (HTTP/[0-9]\.[0-9])\r\n"
@@ -134,16 +132,14 @@ def check_request_head(event: h11.Request, target: bytes, raw: bytes) -> Request
     Raises BadRequest where another server may read another request from `raw`, which is how
     requests are smuggled (RFC 9112, section 11.2).
     """
-    if _AMBIGUOUS.search(raw):
+    if _is_ambiguous(raw):
         raise BadRequest("The head has a bare line break, a folded line or a NUL.")
     headers = tuple(event.headers.raw_items())
     names = [name.lower() for name, _ in headers]
     if b"transfer-encoding" in names and b"content-length" in names:
         raise BadRequest("The request has both a Content-Length and a Transfer-Encoding.")
-    if raw.lower().count(b"\r\ncontent-length:") > 1:  # h11 merges equal ones
-        raise BadRequest("The request has two Content-Length headers.")
-    if _LISTED_LENGTH.search(raw):  # h11 merges "5, 5", too
-        raise BadRequest("The Content-Length of the request is a list.")
+    if b"content-length" in names:
+        _check_content_length(raw)
     if event.http_version not in (b"1.0", b"1.1"):
         raise BadRequest("The version must be HTTP/1.1.")
     if event.http_version == b"1.0" and b"transfer-encoding" in names:
@@ -152,6 +148,26 @@ def check_request_head(event: h11.Request, target: bytes, raw: bytes) -> Request
     if not _HOST.fullmatch(head.authority):
         raise BadRequest("The Host is invalid, or has a user name.")
     return head
+
+
+def _is_ambiguous(raw: bytes) -> bool:
+    """Whether servers read line breaks differently (RFC 9112, sections 2.2 and 5.2), or a NUL."""
+    breaks = raw.count(b"\r\n")
+    return (
+        raw.count(b"\n") != breaks
+        or raw.count(b"\r") != breaks
+        or b"\r\n " in raw
+        or b"\r\n\t" in raw
+        or b"\0" in raw
+    )
+
+
+def _check_content_length(raw: bytes) -> None:
+    """Raise BadRequest where h11 has merged several lengths that are equal."""
+    if raw.lower().count(b"\r\ncontent-length:") > 1:
+        raise BadRequest("The request has two Content-Length headers.")
+    if _LISTED_LENGTH.search(raw):  # such as "5, 5"
+        raise BadRequest("The Content-Length of the request is a list.")
 
 
 def _origin_form(method: bytes, target: bytes, headers: Headers) -> RequestHead:

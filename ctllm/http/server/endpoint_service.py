@@ -10,12 +10,10 @@ from twisted.python.failure import Failure
 
 from ctllm.errors import BadConfiguration
 from ctllm.fastpath.accept_limit import limit_accepts
-from ctllm.reactor.endpoints import server_from_string
+from ctllm.reactor.endpoints import BACKLOG, server_from_string
+from ctllm.reactor.interfaces import ServerEndpoint
 from ctllm.reactor.services import Service
 
-#: How many connections may wait to be accepted, unless the endpoint says. With Twisted's 50,
-#: clients are refused when a few hundred connect at once. The system may have a lower limit.
-BACKLOG = 4096
 #: How many connections are accepted in one turn of the reactor. Twisted accepts more and more while
 #: there are any, and those that were accepted first would wait until all are.
 MAX_ACCEPTS_PER_TURN = 16
@@ -24,13 +22,15 @@ _BACKLOG_TYPES = ("tcp:", "tcp6:", "unix:", "ssl:")
 
 
 class EndpointService(Service):
-    """Listens at `endpoint`, a Twisted endpoint string, before privileges are dropped.
+    """Listens at `endpoint`, or what this string describes, before privileges are dropped.
 
     `option` names the option that sets the endpoint, for error messages. `port` is an
     IListeningPort, or None while the service does not listen.
     """
 
-    def __init__(self, reactor: object, endpoint: str, factory: object, option: str) -> None:
+    def __init__(
+        self, reactor: object, endpoint: str | ServerEndpoint, factory: object, option: str
+    ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._factory = factory
@@ -42,7 +42,9 @@ class EndpointService(Service):
         """Listen; raises BadConfiguration."""
         super().privilegedStartService()
         try:
-            endpoint = server_from_string(self._reactor, _with_backlog(self._endpoint))
+            endpoint = self._endpoint
+            if isinstance(endpoint, str):
+                endpoint = server_from_string(self._reactor, _with_backlog(endpoint))
             listening = endpoint.listen(self._factory)
         except (ValueError, TypeError, OSError) as error:
             raise BadConfiguration(self._describe(error)) from error

@@ -102,6 +102,11 @@ class ServerRequest:
         """The client's IP address, as trusted reverse proxies report it; empty if not known."""
         return self._transport.find_client_address(self.head)
 
+    @property
+    def status(self) -> int:
+        """The status of the response, or 0 if there is none."""
+        return self._response.status
+
     def add_observer(self, observer: Observer) -> None:
         """Call `observer` once, when the request ends; at once if it has ended."""
         if self._outcome is None:
@@ -197,6 +202,14 @@ class ServerRequest:
             self._response.write_head(head, self._response_headers(self.head))
         except MalformedResponse as error:
             self.fail_malformed(error)
+
+    def splice(self, source: Transport) -> None:
+        """Have whole chunks of `source` sent as they are, where the response is in chunks, too.
+
+        `source` must be between two chunks. What it receives besides comes by `write`.
+        """
+        if not self._has_ended:
+            self._response.splice(source)
 
     def finish(self) -> None:
         """End the response; one that is shorter than its Content-Length breaks off instead."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ctllm.errors import CtllmError, MethodNotAllowed, Unauthorized
+from ctllm.fastpath.chunk_splice import ChunkSplice
 from ctllm.http.header_policy import FRAMING
 from ctllm.http.message.head import (
     Headers,
@@ -17,7 +18,9 @@ from ctllm.http.message.head import (
     without_headers,
 )
 from ctllm.http.server.codec import MalformedResponse
+from ctllm.http.server.date import date_header
 from ctllm.ollama.dialects import Dialect, dialect_of, error_body, error_in_stream, is_line_stream
+from ctllm.reactor.interfaces import Transport
 
 JSON = b"application/json"
 #: The longest line that is completed where the response breaks off, in bytes.
@@ -35,7 +38,9 @@ def no_headers(head: RequestHead) -> Headers:
 
 
 class ResponseTransport(Protocol):
-    """What a `ResponseWriter` writes to: the connection."""
+    """What a `ResponseWriter` writes to: the connection. `transport` is that beneath it."""
+
+    transport: Transport
 
     def write_head(self, head: ResponseHead) -> None:
         """Send the head of the response; raises MalformedResponse."""
@@ -66,19 +71,23 @@ class ResponseTransport(Protocol):
 class ResponseWriter:
     """Writes the response to a request with `method` to `transport`."""
 
-    __slots__ = ("_content_type", "_is_chunked", "_is_in_lines", "_is_internal", "_line",
-                 "_line_size", "_method", "_transport", "is_started")  # fmt: skip
+    __slots__ = ("_content_type", "_is_chunked", "_is_in_lines", "_is_internal",
+                 "_is_line_open", "_line", "_line_size", "_method", "_splice", "_transport",
+                 "is_started", "status")  # fmt: skip
 
     def __init__(self, transport: ResponseTransport, method: bytes, is_internal: bool) -> None:
         self._transport = transport
         self._method = method
         self._is_internal = is_internal
         self.is_started = False
+        self.status = 0  # none yet
         self._is_chunked = False
         self._is_in_lines = False
         self._content_type = b""
+        self._is_line_open = False  # whether the last data ended within a line
         self._line: list[bytes] = []  # what was sent since a line began
         self._line_size = 0
+        self._splice: ChunkSplice | None = None
 
     # -- a streamed response
 
@@ -97,6 +106,7 @@ class ResponseWriter:
         sent = (*headers, *((name, encode_field_value(value)) for name, value in added))
         self._transport.write_head(ResponseHead(head.status, reason, sent))
         self.is_started = True
+        self.status = head.status
         has_body = self._method != b"HEAD" and head.status not in (204, 304)
         is_unsized = has_body and get_header(headers, b"content-length") is None
         self._is_chunked = is_unsized and self._transport.has_chunked_responses
@@ -106,7 +116,14 @@ class ResponseWriter:
     def write(self, data: bytes) -> None:
         """Send data of the body."""
         if self._is_in_lines:
-            self._remember_line(data)
+            # Keep what may have to be completed: the line that this continues, or the last one.
+            if self._is_line_open and self._line_size <= MAX_LINE:
+                self._line.append(data)
+                self._line_size += len(data)
+            else:
+                self._line = [data]
+                self._line_size = len(data)
+            self._is_line_open = not data.endswith(b"\n")
         if self._is_chunked:
             self._transport.write_chunk(data)
             return
@@ -115,14 +132,23 @@ class ResponseWriter:
         except MalformedResponse as error:
             self._transport.response_malformed(error)
 
-    def _remember_line(self, data: bytes) -> None:
-        """Keep what may have to be completed: the line that `data` continues, or the last one."""
-        line = self._line
-        if line and (line[-1].endswith(b"\n") or self._line_size > MAX_LINE):
-            line.clear()
-            self._line_size = 0
-        line.append(data)
-        self._line_size += len(data)
+    def splice(self, source: Transport) -> None:
+        """Send the next chunks of `source` as they are, where each is a line or more of the body.
+
+        A line that is incomplete is completed by `write`, because it has to be known.
+        """
+        if not self._is_chunked or self._is_line_open:
+            return
+        if self._splice is None:
+            end = b"\n" if self._is_in_lines else b""
+            self._splice = ChunkSplice(source, self._transport.transport, end, self._spliced)
+        self._splice.start()
+
+    def _spliced(self, last: bytes) -> None:
+        """Keep the last line that was sent past this writer."""
+        if self._is_in_lines:
+            self._line = [last]
+            self._line_size = len(last)
 
     def finish(self) -> None:
         """Send the end of the body; raises MalformedResponse if it is too short."""
@@ -133,6 +159,8 @@ class ResponseWriter:
 
         It is empty where the client would take it for content.
         """
+        if self._splice is not None:
+            self._splice.stop()
         if not self._is_in_lines:
             return b""
         return error_in_stream(dialect_of(path), self._content_type, error, b"".join(self._line))
@@ -142,7 +170,8 @@ class ResponseWriter:
     def write_response(
         self, status: int, headers: Headers, body: bytes, added: Headers = ()
     ) -> None:
-        """Send a complete response; raises MalformedResponse."""
+        """Send a complete response, with its Date; raises MalformedResponse."""
+        headers = (*headers, date_header())
         if status != 204:
             headers = (*headers, (b"Content-Length", b"%d" % len(body)))
         if self._transport.has_unread_body():

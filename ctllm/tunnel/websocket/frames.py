@@ -7,13 +7,13 @@ handshake, control frames, fragments and violations.
 
 from __future__ import annotations
 
-import os
 import struct
 
-from ctllm.fastpath.websocket_mask import KEY_LENGTH, apply_mask
+from ctllm.fastpath.websocket_mask import KEY_LENGTH, apply_mask, key_source
 
 _FINAL_BINARY = 0x82
 _CONTROL = frozenset((0x88, 0x89, 0x8A))  # close, ping, pong: not fragmented, at most 125 bytes
+_BEGINNINGS = (b"", bytes((_FINAL_BINARY,)))  # of a plain frame, too short to have a length
 _MASKED = 0x80
 _SHORT = struct.Struct("!H")
 _LONG = struct.Struct("!Q")
@@ -30,7 +30,7 @@ def encode_frame(payload: bytes, masked: bool) -> bytes:
         head = bytes((_FINAL_BINARY, bit | 127)) + _LONG.pack(size)
     if not masked:
         return head + payload
-    key = os.urandom(KEY_LENGTH)
+    key = key_source.next_key()
     return head + key + apply_mask(payload, key)
 
 
@@ -60,9 +60,12 @@ class FrameDecoder:
                 return [], b""
             data = bytes(self._buffer)
             self._buffer.clear()
+        position, end = 0, len(data)
+        start, size = self._data_frame_bounds(data, 0, end)
+        if start > 0 and start + size == end:  # one frame, as for most lines
+            return [self._payload(data, start, end)], b""
         payloads: list[bytes] = []
         control = bytearray()
-        position, end = 0, len(data)
         while position < end:
             start, size = self._data_frame_bounds(data, position, end)
             if start < 0:
@@ -80,12 +83,13 @@ class FrameDecoder:
                 self._buffer += data[position:]
                 self._needed = start + size - position if start else 0
                 break
-            payload = data[start : start + size]
-            payloads.append(
-                apply_mask(payload, data[start - KEY_LENGTH : start]) if self._masked else payload
-            )
             position = start + size
+            payloads.append(self._payload(data, start, position))
         return payloads, bytes(control)
+
+    def _payload(self, data: bytes, start: int, end: int) -> bytes:
+        payload = data[start:end]
+        return apply_mask(payload, data[start - KEY_LENGTH : start]) if self._masked else payload
 
     def _control_frame_length(self, data: bytes, position: int, end: int) -> int:
         """Return the length of a control frame; 0 if it is not known yet, -1 for other frames."""
@@ -100,10 +104,10 @@ class FrameDecoder:
 
     def _data_frame_bounds(self, data: bytes, position: int, end: int) -> tuple[int, int]:
         """Return the payload's start and size; start 0 if not known yet, -1 if not plain."""
+        if end - position < 2:
+            return (0, 0) if data[position:end] in _BEGINNINGS else (-1, 0)
         if data[position] != _FINAL_BINARY:
             return -1, 0
-        if end - position < 2:
-            return 0, 0
         size = data[position + 1] & 0x7F
         if bool(data[position + 1] & _MASKED) is not self._masked:
             return -1, 0

@@ -21,12 +21,13 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 
 from ctllm.common.memory_budget import MemoryBudget, unlimited_budget
-from ctllm.errors import ProtocolViolation
+from ctllm.errors import CtllmError, DesktopLost, ProtocolViolation
 from ctllm.fastpath.direct_write import write_now
+from ctllm.fastpath.end_of_turn import end_of_turn
 from ctllm.fastpath.websocket_internals import is_between_messages, send_close
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.failures import make_failure
-from ctllm.reactor.interfaces import Clock, Timer
+from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.timeout import Timeout
 from ctllm.tunnel.frames import MAX_MESSAGE, SUBPROTOCOL
 from ctllm.tunnel.peer import TunnelPeer
@@ -37,6 +38,8 @@ from ctllm.tunnel.websocket.keepalive import KeepaliveMixin
 GOING_AWAY, PROTOCOL_ERROR = 1001, 1002
 #: The most fragments of a message. Intermediaries fragment at kilobytes; messages have megabytes.
 MAX_FRAGMENTS = 1024
+#: Seconds for which a connection may close in order, after its user's access has ended.
+ENDED_ACCESS_GRACE = 1.0
 
 
 class TunnelWebSocket(KeepaliveMixin):
@@ -56,7 +59,8 @@ class TunnelWebSocket(KeepaliveMixin):
         self.tunnel: TunnelPeer[Any] | None = None
         self.is_closing = False
         self.close_reason = ""  # if this end closed because of the peer
-        self._scheduled_flush: Timer | None = None
+        self._call_at_end_of_turn = end_of_turn(clock)
+        self._is_flush_scheduled = False
         self._paused = False
         self._frame_decoder = FrameDecoder(masked=not self.masks, max_payload=MAX_MESSAGE)
         self._partial_frame_size = 0
@@ -91,12 +95,13 @@ class TunnelWebSocket(KeepaliveMixin):
     # -- sending
 
     def schedule_flush(self) -> None:
-        """Send what the tunnel has to send in the next turn of the reactor."""
-        if self._scheduled_flush is None and not self._paused and not self.is_closing:
-            self._scheduled_flush = self.clock.callLater(0, self._flush)
+        """Send what the tunnel has to send, at the end of this turn of the reactor."""
+        if not self._is_flush_scheduled and not self._paused and not self.is_closing:
+            self._is_flush_scheduled = True
+            self._call_at_end_of_turn(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled_flush = None
+        self._is_flush_scheduled = False
         while not self._paused and not self.is_closing and self.tunnel is not None:
             message = self.tunnel.next_message()
             if not message:
@@ -136,16 +141,19 @@ class TunnelWebSocket(KeepaliveMixin):
 
     def dataReceived(self, data: bytes) -> None:
         """Decode plain frames; pass the handshake and all other frames to autobahn."""
-        self.keepalive.data_received()
         self.bytes_received += len(data)
         if self.state != self.STATE_OPEN or not is_between_messages(self):
+            self.keepalive.data_received()
             super().dataReceived(data)  # type: ignore[misc]
             return
         messages, rest = self._frame_decoder.feed(data)
-        if len(self._frame_decoder) != self._partial_frame_size:
-            self._count_partial_frame(len(self._frame_decoder))
+        partial_frame_size = len(self._frame_decoder)
+        if partial_frame_size != self._partial_frame_size:
+            self._count_partial_frame(partial_frame_size)
+        if not messages:
+            self.keepalive.data_received()
         for message in messages:
-            self.onMessage(message, True)
+            self.onMessage(message, True)  # records that data was received, too
         if rest:
             super().dataReceived(rest)  # type: ignore[misc]
 
@@ -209,9 +217,6 @@ class TunnelWebSocket(KeepaliveMixin):
         self._hello_timeout.cancel()
         self._count_partial_frame(0)
         self.keepalive.stop()
-        if self._scheduled_flush is not None:
-            self._scheduled_flush.cancel()
-            self._scheduled_flush = None
         tunnel, self.tunnel = self.tunnel, None
         if tunnel is not None:
             tunnel.connection_lost(self.clock.seconds())
@@ -258,7 +263,10 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
         super().__init__(clock, budget)
         self.authorized_until = math.inf  # in the seconds of `clock`
         self.max_desktops = 0  # of the user who authorized it; 0 without a limit of their own
+        self.on_released: Callable[[], None] = lambda: None  # called when it is closed
         self._on_first_message = on_first_message
+        self._has_access = True
+        self._cut_off = Timeout(clock, self._abort_connection)
 
     def onConnect(self, request: ConnectionRequest) -> str:
         """Accept the tunnel's subprotocol only."""
@@ -277,7 +285,33 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
 
     def connection_closed(self, code: int | None, reason: str) -> None:
         """Update the factory's count."""
+        self._cut_off.cancel()
         self.factory.open_connections -= 1
+        self.on_released()
+
+    def end_access(self, error: CtllmError) -> None:
+        """Close the connection in order, because its user's access has ended with `error`.
+
+        Its streams end at once, on both ends, and nothing more is received. A peer that does not
+        close its end is cut off after ENDED_ACCESS_GRACE: it may be hostile.
+        """
+        if not self._has_access:
+            return
+        self._has_access = False
+        self._cut_off.start(ENDED_ACCESS_GRACE)
+        if self.state == self.STATE_OPEN:
+            self.close_gracefully(self._end_tunnel(error))
+        self.is_closing = True
+
+    def _end_tunnel(self, error: CtllmError) -> bytes:
+        """Fail all streams; return what tells the desktop of that, and BYE. b"" before HELLO."""
+        if self.tunnel is None:
+            return b""
+        self.tunnel.reset_all(DesktopLost(f"The cloud has disconnected the desktop: {error}"))
+        return self.tunnel.next_message() + self.tunnel.terminate(error)
+
+    def _abort_connection(self) -> None:
+        self.transport.abortConnection()
 
 
 class BridgeWebSocket(TunnelWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
