@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,8 @@ USE = "use"
 MANAGE = "manage"
 SERVE = "serve"
 CONVERSATIONS = "conversations"
+CONTROL: Final = "control"
+"""The scope of the cloud itself, which asks a proxy for its requests in progress and ends them."""
 
 
 class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -32,17 +34,19 @@ class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
     `models` restricts the client to the models that match one of these patterns. It is left out
     without a restriction. A proxy that does not know it refuses the assertion. With `max_desktops`,
-    a tunnel is refused to a desktop when so many others are connected.
+    a tunnel is refused to a desktop when so many others are connected. `max_requests` limits the
+    requests in progress that a reverse proxy has sent.
     """
 
     iss: str
     sub: str
     aud: str
-    scope: Literal["use", "use manage", "use serve", "use manage conversations"]
+    scope: Literal["use", "use manage", "use serve", "use manage conversations", "control"]
     iat: int
     exp: int
     models: Annotated[tuple[ModelPattern, ...], Meta(max_length=MAX_PATTERNS)] = ()
     max_desktops: Annotated[int, Meta(ge=0)] = 0
+    max_requests: Annotated[int, Meta(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Claims:
     """The verified claims: the hash of the user, the scopes and the expiry (epoch seconds).
 
     With `models`, the client may only use the models that match one of these patterns. Without a
-    limit of their own, `max_desktops` is 0.
+    limit of their own, `max_desktops` and `max_requests` are 0.
     """
 
     subject: str
@@ -58,6 +62,7 @@ class Claims:
     expires: float
     models: tuple[str, ...] = ()
     max_desktops: int = 0
+    max_requests: int = 0
 
 
 class AssertionVerifier:
@@ -96,4 +101,4 @@ class AssertionVerifier:
             raise Unauthorized("The session assertion is for another streaming proxy.")
         ASSERTION.check_times(body.iat, body.exp, self._now())
         scopes = frozenset(body.scope.split())
-        return Claims(body.sub, scopes, body.exp, body.models, body.max_desktops)
+        return Claims(body.sub, scopes, body.exp, body.models, body.max_desktops, body.max_requests)

@@ -8,9 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctllm import __version__
-from ctllm.cli import account, audit, autostart, control, firewall, keys, machines, proxies, users
+from ctllm.cli import (
+    account,
+    audit,
+    autostart,
+    control,
+    firewall,
+    keys,
+    machines,
+    proxies,
+    server,
+    top,
+    users,
+)
 from ctllm.cli.output import print_error, tolerate_closed_stdout
 from ctllm.cli.parser import Parser, UsageError, format_examples
+from ctllm.cli.reactor_runner import INTERRUPTED
 from ctllm.common.sanitize import sanitize_text
 from ctllm.config import load
 from ctllm.errors import CtllmError, NotRunning
@@ -39,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(NOT_RUNNING) from None
         except CtllmError as error:
             raise _failure(error.message) from None
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
 
 
 def build_parser() -> Parser:
@@ -63,7 +78,9 @@ def build_parser() -> Parser:
     )
     parser.set_defaults(handler=lambda *_: parser.error("no command given"))
     parser.enable_commands()
-    for module in (account, keys, machines, control, autostart, users, audit, proxies, firewall):
+    for module in (
+        account, keys, machines, control, autostart, users, audit, proxies, top, firewall, server,
+    ):  # fmt: skip
         module.add_commands(parser)
     return parser
 

@@ -55,7 +55,10 @@ def _remove(file: AutostartFile) -> None:
     if exists:
         _try_commands(file.before_removal)
     remove(file)
-    print_text(f"{file.path}: {'removed' if exists else 'does not exist'}")
+    if file.path.exists():
+        print_text(f"{file.path}: turns off what the package has for all users")
+    else:
+        print_text(f"{file.path}: {'removed' if exists else 'does not exist'}")
 
 
 def _try_commands(commands: Sequence[Sequence[str]]) -> None:

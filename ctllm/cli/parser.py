@@ -36,8 +36,10 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings
         )
         self.commands: dict[str, Parser] = {}
-        self._summaries: dict[str, list[tuple[str, str]]] = {}
-        self._purpose = self.description or ""
+        #: A name and a line for each command, by heading.
+        self.summaries: dict[str, list[tuple[str, str]]] = {}
+        #: What the command does, without the lists that its help adds.
+        self.purpose = self.description or ""
         self.add_argument("--state", action=_RenamedOption, help=SUPPRESS)
 
     def enable_commands(self) -> None:
@@ -65,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         parser.add_argument("--config", default=SUPPRESS, help=SUPPRESS)
         parser.add_argument("--state-dir", default=SUPPRESS, help=SUPPRESS)
         self.commands[name] = parser
-        self._summaries.setdefault(heading, []).append((name, summary))
+        self.summaries.setdefault(heading, []).append((name, summary))
         return parser
 
     def error(self, message: str) -> NoReturn:
@@ -77,8 +79,8 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Return the help: usage, description, commands, options, examples."""
         columns = max(40, min(_MAX_COLUMNS, shutil.get_terminal_size().columns)) - 2
-        parts = [textwrap.fill(self._purpose, columns)]
-        for heading, entries in self._summaries.items():
+        parts = [textwrap.fill(self.purpose, columns)]
+        for heading, entries in self.summaries.items():
             lines = [f"  {name:<12}{summary}" for name, summary in entries]
             parts.append("\n".join([f"{heading}:", *lines]))
         self.description = "\n\n".join(parts)

@@ -102,7 +102,7 @@ def remove_proxies(config: Config, arguments: Namespace) -> None:
             nonlocal stopped
             await admin.remove_proxy(proxy_id)
             stopped += 1
-            progress.update(f"{stopped} of {len(ids)} stopped, last {_short_id(proxy_id)}")
+            progress.update(f"{stopped} of {len(ids)} stopped, last {short_id(proxy_id)}")
 
         await _for_each(stop, ids)
         progress.finish(f"Stopped {_pluralize(len(ids), 'streaming proxy', 'streaming proxies')}.")
@@ -151,15 +151,10 @@ def _run_with_admin(
     config: Config, work: Callable[[ProxyAdmin, Reactor], Coroutine[object, object, None]]
 ) -> None:
     """Run `work` with the admin API of the running cloud; if none runs, with the spawner itself."""
-    from ctllm.cloud.admin.api import admin_socket_path, is_listening
     from ctllm.cloud.admin.client import AdminClient
 
     directory = open_cloud_state(config)
-    path = admin_socket_path(Path(config.state_dir))
-    try:
-        is_running = is_listening(path)
-    except PermissionError:
-        raise BadRequest(f"{path}: only root and the cloud's user may use the admin API") from None
+    path, is_running = find_admin_socket(config)
 
     async def work_in_reactor(reactor: Reactor) -> None:
         if not is_running:
@@ -172,6 +167,17 @@ def _run_with_admin(
             client.close()
 
     run_in_reactor(work_in_reactor)
+
+
+def find_admin_socket(config: Config) -> tuple[Path, bool]:
+    """Return the path of the admin socket, and whether a cloud listens there; raises BadRequest."""
+    from ctllm.cloud.admin.api import admin_socket_path, is_listening
+
+    path = admin_socket_path(Path(config.state_dir))
+    try:
+        return path, is_listening(path)
+    except PermissionError:
+        raise BadRequest(f"{path}: only root and the cloud's user may use the admin API") from None
 
 
 def _offline_admin(config: Config, directory: PrivateDirectory, reactor: Reactor) -> OfflineAdmin:
@@ -199,7 +205,7 @@ def _select(prefix: str, ids: Sequence[str]) -> list[str]:
             f"no streaming proxy has a name that begins with {prefix}; see: ctllm proxies"
         )
     if len(found) > 1:
-        names = ", ".join(map(_short_id, found))
+        names = ", ".join(map(short_id, found))
         raise BadRequest(f"more than one name begins with {prefix}: {names}; write more of it")
     return found
 
@@ -237,12 +243,12 @@ def format_table(rows: Sequence[ProxyInfo]) -> str:
 
 def _format_row(row: ProxyInfo) -> tuple[str, ...]:
     return (
-        _short_id(row.id),
+        short_id(row.id),
         _format_state(row),
-        _format_duration(row.age),
-        _format_duration(row.idle),
-        _format_count(row.active_requests),
-        _format_count(row.desktops),
+        format_duration(row.age),
+        format_duration(row.idle),
+        format_count(row.active_requests),
+        format_count(row.desktops),
         "-" if row.memory is None else f"{row.memory / 1e6:.1f} MB",
         "-" if row.cpu is None else f"{row.cpu:.1f} s",
     )
@@ -260,15 +266,18 @@ def _strip_prefix(proxy_id: str) -> str:
     return proxy_id.removeprefix(_ID_PREFIX)
 
 
-def _short_id(proxy_id: str) -> str:
+def short_id(proxy_id: str) -> str:
+    """Return the characters of an id that are shown."""
     return _strip_prefix(proxy_id)[:12]
 
 
-def _format_count(value: int | None) -> str:
+def format_count(value: int | None) -> str:
+    """Return a number, or a hyphen if it is not known."""
     return "-" if value is None else str(value)
 
 
-def _format_duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
+    """Return a duration in its largest unit, or a hyphen if it is not known."""
     if seconds is None:
         return "-"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):

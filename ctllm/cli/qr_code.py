@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import segno
+from ctllm.common.qr_code import encode_qr_code
 
 #: Modules of white around the code that scanners need (ISO/IEC 18004 asks for 4; 2 suffice).
 BORDER = 2
@@ -19,8 +19,7 @@ _LIGHT_BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}
 
 def format_qr_code(text: str, columns: int, lines: int, has_colour: bool) -> str:
     """Return the QR code of `text` as lines, or an empty string if the terminal is too small."""
-    code = segno.make_qr(text, error="l", boost_error=False)
-    matrix = [list(row) for row in code.matrix_iter(border=BORDER)]
+    matrix = encode_qr_code(text, BORDER)
     if len(matrix[0]) > columns or (len(matrix) + 1) // 2 > lines:
         return ""
     blocks = _DARK_BLOCKS if has_colour else _LIGHT_BLOCKS

@@ -61,6 +61,7 @@ def format_status(status: Status, style: Style) -> str:
             "\n".join(map(_format_desktop, status.desktops)) or status.desktops_error or "none",
         ),
         ("Requests", _format_traffic(status)),
+        ("Generations", _format_generations(status.traffic.running_generations)),
         ("Last error", status.last_error),
     )
     return "\n".join(lines)
@@ -101,3 +102,8 @@ def _format_traffic(status: Status) -> str:
     total = f"{traffic.local} here, {traffic.cloud} by other desktops, {traffic.merged} by both"
     active = traffic.active_requests + traffic.bridge_active_requests
     return total + (f"; {active} active" if active else "")
+
+
+def _format_generations(running: int) -> str:
+    """Return an empty string if none run."""
+    return f"{running} in progress for the chat page" if running else ""

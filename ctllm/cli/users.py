@@ -15,7 +15,7 @@ from ctllm.cli.output import print_error, print_json, print_text
 from ctllm.cli.parser import Parser
 from ctllm.common.sanitize import sanitize_line
 from ctllm.config import Config
-from ctllm.errors import BadConfiguration
+from ctllm.errors import BadConfiguration, BadRequest
 
 if TYPE_CHECKING:
     from ctllm.cloud.identity import PrivateDirectory, User
@@ -114,11 +114,18 @@ def _add_user(parser: Parser) -> None:
 
 
 def open_cloud_state(config: Config) -> PrivateDirectory:
-    """Return the directory of the cloud's secrets. Raises BadConfiguration if there is none."""
+    """Return the directory of the cloud's secrets.
+
+    Raises BadConfiguration if there is none, and BadRequest if this user may not look into it.
+    """
     from ctllm.cloud.identity import PrivateDirectory
 
     folder = Path(config.state_dir) / "cloud"
-    if not (folder / "signing-key").exists():
+    try:
+        has_run = (folder / "signing-key").exists()
+    except PermissionError:
+        raise BadRequest(f"{folder}: only root and the cloud's user may use this command") from None
+    if not has_run:
         raise BadConfiguration(
             f"{folder}: no cloud has run with this state directory; run this on the server, as the "
             "same user or with the same --state-dir"
@@ -128,12 +135,17 @@ def open_cloud_state(config: Config) -> PrivateDirectory:
 
 def invite(config: Config, arguments: Namespace) -> None:
     """Print an invite link."""
+    print_text(create_invite_link(config, arguments.name))
+
+
+def create_invite_link(config: Config, name: str) -> str:
+    """Return a link that logs in the user `name` once. Raises BadConfiguration."""
     from ctllm.cloud.identity import Invites
 
     state = open_cloud_state(config)
     url = _stored_public_url(state) or config.cloud.public_url
     invites = Invites(state.subdirectory("invites"), time.time, config.cloud.invite_ttl_minutes)
-    print_text(f"{url}/#invite={invites.create(arguments.name)}")
+    return f"{url}/#invite={invites.create(name)}"
 
 
 def _stored_public_url(state: PrivateDirectory) -> str:

@@ -29,7 +29,6 @@ from ctllm.cloud.identity import (
     user_hash,
 )
 from ctllm.cloud.identity.machines import CREDENTIAL_PREFIX
-from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.errors import CtllmError, Unauthorized
 
 TUNNEL_GRACE = 600.0
@@ -108,9 +107,10 @@ class AccessRules:
 class AccessEnforcer:
     """Ends the login codes, API keys, requests, tunnels and proxies that lose access.
 
-    `instance_secret` is the key of the hashes of users. `now` returns epoch seconds. A tunnel ends
-    when the last access token of its session, which is valid for `token_seconds`, expired
-    `tunnel_grace` seconds ago: a desktop renews its session, and a hostile one must not avoid that.
+    `revoke_proxy` stops the proxy of a user, by its id. `instance_secret` is the key of the hashes
+    of users. `now` returns epoch seconds. A tunnel ends when the last access token of its session,
+    which is valid for `token_seconds`, expired `tunnel_grace` seconds ago: a desktop renews its
+    session, and a hostile one must not avoid that.
     """
 
     _log = Logger()
@@ -121,7 +121,7 @@ class AccessEnforcer:
         active_requests: ActiveRequests,
         login_codes: LoginCodes,
         api_key_leases: ApiKeyLeases,
-        proxies: ProxyManager,
+        revoke_proxy: Callable[[str], None],
         instance_secret: bytes,
         now: Callable[[], float],
         token_seconds: float,
@@ -132,7 +132,7 @@ class AccessEnforcer:
         self._active_requests = active_requests
         self._login_codes = login_codes
         self._api_key_leases = api_key_leases
-        self._proxies = proxies
+        self._revoke_proxy = revoke_proxy
         self._instance_secret = instance_secret
         self._now = now
         self._token_seconds = token_seconds
@@ -171,7 +171,7 @@ class AccessEnforcer:
         self._remove_ended()
         # Before the proxy ends, it still sends the cancelled streams to the desktops.
         aborted = self._active_requests.abort_of_proxy(proxy_id, self._rules.check_active)
-        self._proxies.revoke(proxy_id)
+        self._revoke_proxy(proxy_id)
         self._log.info(
             "The access of the user of {proxy} has ended: {aborted} requests and tunnels were "
             "aborted.",

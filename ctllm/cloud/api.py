@@ -24,6 +24,7 @@ from ctllm.cloud.machines import MachineApi
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.public_providers import public_providers
 from ctllm.cloud.session_api import SessionApi
+from ctllm.cloud.stream_probe import StreamProbe
 from ctllm.config import Provider
 from ctllm.errors import MethodNotAllowed, NotFound
 from ctllm.http.message.head import Headers
@@ -85,9 +86,11 @@ class ManagementApi:
         self._connected_desktops = connected_desktops
         self._tiers = tiers
         self._clock = clock
+        self._stream_probe = StreamProbe(clock)
         self._providers = public_providers(providers)
         self._routes: list[tuple[re.Pattern[str], dict[str, Handler]]] = [
             (re.compile("/health"), {"GET": self._get_health}),
+            (re.compile("/ctllm/health/stream"), {"GET": self._get_health_stream}),
             (re.compile("/ctllm/page"), {"GET": self._get_page}),
             (re.compile("/ctllm/openapi.json"), {"GET": self._get_openapi}),
             (re.compile("/ctllm/providers"), {"GET": self._list_providers}),
@@ -156,6 +159,11 @@ class ManagementApi:
                 "error": error or None,
             },
         )
+
+    async def _get_health_stream(
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        self._stream_probe.respond(request)
 
     async def _get_page(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,13 @@ from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.admin.api import admin_service
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.audit import COUNT_INTERVAL, AuditLog
+from ctllm.cloud.auth_request import AuthRequestHandler
 from ctllm.cloud.browser_login.api import CALLBACK_PATH, BrowserLogin
 from ctllm.cloud.browser_login.interfaces import LoginProvider
 from ctllm.cloud.browser_login.renewals import ProviderRenewals
-from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
 from ctllm.cloud.browser_login.transactions import LoginTransactions
 from ctllm.cloud.connected_desktops import ConnectedDesktops
+from ctllm.cloud.direct_requests import DirectRequests, GrantSealer
 from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     POLL_INTERVAL,
@@ -47,10 +48,12 @@ from ctllm.cloud.identity import (
     Revocations,
     Sessions,
     TokenVerifier,
+    UnconfirmedRevocations,
     load_signing_keys,
     proxy_id,
     user_hash,
 )
+from ctllm.cloud.identity.sealed_tokens import TokenSealer
 from ctllm.cloud.key_api import KeyApi
 from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.cloud.limits.concurrency import UserLimiter
@@ -59,11 +62,16 @@ from ctllm.cloud.limits.sessions import SessionLimits
 from ctllm.cloud.limits.users import Tiers, UserLimits
 from ctllm.cloud.machines import MachineApi, MachineVerifier
 from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.origin_policy import OriginPolicy
 from ctllm.cloud.proxies.manager import ProxyManager
+from ctllm.cloud.proxy_access import ProxyAccess
+from ctllm.cloud.refusals import Refusals
+from ctllm.cloud.request_authenticator import RequestAuthenticator
 from ctllm.cloud.session_api import SessionApi
 from ctllm.cloud.session_renewer import SessionRenewer
 from ctllm.cloud.spawners.factory import create_spawner
 from ctllm.config import Cloud, Proxy
+from ctllm.http.request_log import RequestLog
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService
 from ctllm.web_ui.page_files import PageFiles
@@ -75,6 +83,12 @@ if TYPE_CHECKING:
 CLEANUP_INTERVAL = 3600.0
 #: Seconds between removals of the API keys of desktops that do not run any more.
 LEASE_CLEANUP_INTERVAL = 5.0
+#: Seconds after the start in which desktops that are still connected lease their API keys again.
+RECOVERY_SECONDS = 8.0
+#: Ids of proxies that are remembered. Each request needs its user's several times.
+MAX_PROXY_IDS = 4096
+#: Seconds between two looks at the requests that a reverse proxy has sent to streaming proxies.
+DIRECT_POLL_INTERVAL = 1.0
 
 
 class CloudApplication(MultiService):
@@ -112,7 +126,10 @@ class CloudApplication(MultiService):
         self.invites = Invites(directory.subdirectory("invites"), now, settings.invite_ttl_minutes)
         sessions = Sessions(directory.subdirectory("sessions"), now, settings.session_ttl_days)
         login_codes = LoginCodes(now)
-        api_key_leases = ApiKeyLeases(now)
+        key_revocations = UnconfirmedRevocations(
+            directory.subdirectory("key-revocations"), keys.instance_secret, now
+        )
+        api_key_leases = ApiKeyLeases(key_revocations, now)
         machines = Machines(directory.subdirectory("machines"), now)
         machine_requests = MachineRequests(now)
         attempts = AttemptLimiter(
@@ -146,8 +163,10 @@ class CloudApplication(MultiService):
         token_verifier = CompositeTokenVerifier(verifiers, rules.check_active, known_users.record)
 
         # The streaming proxies.
+        hashed_proxy_id = lru_cache(MAX_PROXY_IDS)(partial(proxy_id, keys.instance_secret))
+
         def proxy_id_of(grant: AccessGrant) -> str:
-            return proxy_id(keys.instance_secret, grant.user.id)
+            return hashed_proxy_id(grant.user.id)
 
         def revocation_time(proxy_id: str) -> float:
             hash_of_user = proxy_id.removeprefix(PROXY_PREFIX)
@@ -155,27 +174,42 @@ class CloudApplication(MultiService):
                 return math.inf
             return revocations.not_before(hash_of_user)
 
+        assertion_signer = AssertionSigner(keys.signing_key, now)
         self.proxies = ProxyManager(
             create_spawner(reactor, settings, proxy_settings, state_dir, keys),
             reactor,
             settings,
             audit,
             metrics,
+            assertion_signer.sign_assignment,
             revocation_time=revocation_time,
         )
-        assertion_signer = AssertionSigner(keys.signing_key, now)
+
+        guard = CredentialGuard(attempts, audit, metrics)
 
         # What ends access before it expires.
         active_requests = ActiveRequests()
         api_key_leases.add_observer(
             lambda grant: active_requests.abort_of_proxy(proxy_id_of(grant), rules.check_active)
         )
+        connected_desktops = ConnectedDesktops(self.proxies, assertion_signer, proxy_id_of, reactor)
+        sealer = TokenSealer(keys.instance_secret)
+        direct_requests = DirectRequests(
+            active_requests,
+            self.proxies,
+            assertion_signer,
+            GrantSealer(sealer, now),
+            rules.check_active,
+            connected_desktops.hasten_leases,
+            guard.record_refused_by_proxy,
+            reactor,
+        )
         enforcer = AccessEnforcer(
             rules,
             active_requests,
             login_codes,
             api_key_leases,
-            self.proxies,
+            direct_requests.revoke,
             keys.instance_secret,
             now,
             settings.access_token_ttl_seconds,
@@ -183,11 +217,10 @@ class CloudApplication(MultiService):
 
         # Signing in browsers with a provider.
         login_providers = _create_login_providers(provider_verifier, url, now)
-        renewals = ProviderRenewals(login_providers, TokenSealer(keys.instance_secret), now)
+        renewals = ProviderRenewals(login_providers, sealer, now)
 
         # The HTTP APIs.
         user_limits = UserLimits(Tiers.of_settings(settings), request_limiter, reactor.seconds)
-        guard = CredentialGuard(attempts, audit, metrics)
         session_api = SessionApi(
             issuer,
             self.invites,
@@ -214,7 +247,6 @@ class CloudApplication(MultiService):
             now,
             reactor,
         )
-        connected_desktops = ConnectedDesktops(self.proxies, assertion_signer, proxy_id_of, reactor)
         key_api = KeyApi(
             api_key_leases,
             connected_desktops,
@@ -247,33 +279,63 @@ class CloudApplication(MultiService):
             reactor,
             settings.providers,
         )
-        self.gateway = Gateway(
+        machine_verifier = MachineVerifier(
+            machines, machine_requests, rules.check_active, audit, url, now
+        )
+        recovers_until = reactor.seconds() + RECOVERY_SECONDS
+        authenticator = RequestAuthenticator(
             token_verifier,
-            assertion_signer,
-            proxy_id_of,
-            self.proxies,
+            machine_verifier,
+            api_key_leases,
+            guard,
+            reactor,
+            lambda: reactor.seconds() < recovers_until and self.proxies.may_have_adopted,
+        )
+        proxy_access = ProxyAccess(
+            self.proxies, assertion_signer, proxy_id_of, user_limits, rules.check_active
+        )
+        origin_policy = OriginPolicy(settings.cors_origins)
+        refusals, page_files = Refusals(reactor.seconds), PageFiles()
+        request_log = RequestLog(reactor, proxy_settings.log_requests == "on")
+        self.gateway = Gateway(
+            authenticator,
+            proxy_access,
             management_api,
             metrics,
-            settings.cors_origins,
+            origin_policy,
             reactor,
             user_limits,
             guard,
             active_requests,
-            MachineVerifier(machines, machine_requests, rules.check_active, audit, url, now),
-            api_key_leases,
-            PageFiles(),
+            direct_requests,
+            page_files,
+            refusals,
+            request_log,
+        )
+        self.auth_request = AuthRequestHandler(
+            authenticator,
+            proxy_access,
+            origin_policy,
+            user_limits,
+            direct_requests,
+            refusals,
+            page_files,
+            request_log,
+            reactor,
         )
 
         # The services.
         self.proxies.setServiceParent(self)
-        admin = admin_service(reactor, state_dir, self.proxies)
+        admin = admin_service(reactor, state_dir, self.proxies, metrics)
         if admin is not None:
             admin.setServiceParent(self)
         for seconds, work, description in (
             (POLL_INTERVAL, enforcer.poll, "Ending access"),
+            (DIRECT_POLL_INTERVAL, direct_requests.poll, "Ending direct requests"),
             (TUNNEL_POLL_INTERVAL, enforcer.end_unrenewed_tunnels, "Ending unrenewed tunnels"),
             (LEASE_CLEANUP_INTERVAL, api_key_leases.remove_expired, "Removing expired leases"),
             (CLEANUP_INTERVAL, self.invites.remove_expired, "Removing expired invites"),
+            (CLEANUP_INTERVAL, key_revocations.remove_expired, "Removing expired revocations"),
             (
                 CLEANUP_INTERVAL,
                 partial(sessions.remove_expired, rules.is_void),

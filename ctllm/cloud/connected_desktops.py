@@ -51,12 +51,14 @@ class ConnectedDesktops:
 
     async def fetch_json(self, grant: AccessGrant) -> bytes:
         """Return the JSON of the proxy's response. Do not start a proxy. Raises CtllmError."""
-        proxy_id = self._proxy_id_of(grant)
+        return await self._fetch_json(self._proxy_id_of(grant), grant.models)
+
+    async def _fetch_json(self, proxy_id: str, models: tuple[str, ...] = ()) -> bytes:
         if self._proxies.status(proxy_id).state != "running":
             return _NONE
         connections = await self._proxies.ensure_running(proxy_id, is_new_request=False)
         scopes = frozenset((USE,))
-        assertion = self._assertion_signer.sign(proxy_id, scopes, grant.models).encode()
+        assertion = self._assertion_signer.sign(proxy_id, scopes, models).encode()
         head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
         status, body = await fetch(
             connections, head, self._clock, DESKTOPS_TIMEOUT, MAX_DESKTOPS_RESPONSE
@@ -72,7 +74,17 @@ class ConnectedDesktops:
 
         That tells it nothing: what has changed is in the response to the lease. Raises CtllmError.
         """
-        proxy_id = self._proxy_id_of(grant)
+        await self._hasten_lease(self._proxy_id_of(grant), desktop_id)
+
+    async def hasten_leases(self, proxy_id: str) -> None:
+        """Have all desktops of a user renew their leases now, as far as they can be reached.
+
+        After a restart, the cloud knows no API key until then. Raises CtllmError.
+        """
+        for desktop_id in _ids_in(await self._fetch_json(proxy_id)):
+            await self._hasten_lease(proxy_id, desktop_id)
+
+    async def _hasten_lease(self, proxy_id: str, desktop_id: str) -> None:
         if self._proxies.status(proxy_id).state != "running":
             return
         connections = await self._proxies.ensure_running(proxy_id, is_new_request=False)
@@ -87,10 +99,14 @@ class ConnectedDesktops:
 
         A response that is not understood counts as none. Raises CtllmError.
         """
-        try:
-            found = decode_json(await self.fetch_json(grant), _Desktops).desktops
-        except InvalidJson:
-            return []
-        return [
-            each.id for each in sorted(found, key=lambda each: (-_RANKS[each.ollama], each.since))
-        ]
+        return _ids_in(await self.fetch_json(grant))
+
+
+def _ids_in(body: bytes) -> list[str]:
+    """Return the ids in the list of desktops of a proxy, the best desktop first."""
+    try:
+        found = decode_json(body, _Desktops).desktops
+    except InvalidJson:
+        return []
+    ranked = sorted(found, key=lambda each: (-_RANKS[each.ollama], each.since))
+    return [each.id for each in ranked]

@@ -127,6 +127,7 @@ class KeyApi:
         desktop_id = self._leases.revoke(grant, groups[0])
         self._record("key.revoked", request, grant, groups[0])
         self._hasten(grant, desktop_id)
+        self._leases.store_revocations(grant, desktop_id)
         request.respond(204)
 
     def _hasten(self, grant: AccessGrant, desktop_id: str) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twisted.logger import Logger
+
 from ctllm.cloud.application import CloudApplication
 from ctllm.cloud.limits.concurrency import UserLimiter, max_requests_per_user
 from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.spawners.factory import find_low_kernel_limits
 from ctllm.config import Cloud, Proxy, resolve_public_url, to_endpoint_string
 from ctllm.errors import NotFound
-from ctllm.http.client_address import TrustedProxies
+from ctllm.http.client_address import UNIX, TrustedProxies
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
@@ -31,6 +34,8 @@ class CloudService(MultiService):
     The ports are opened before privileges are dropped, the application is created after.
     """
 
+    _log = Logger()
+
     def __init__(
         self, reactor: Any, settings: Cloud, proxy_settings: Proxy, state_dir: Path
     ) -> None:
@@ -40,6 +45,9 @@ class CloudService(MultiService):
         self._proxy_settings = proxy_settings
         self._state_dir = state_dir
         self._metrics = Metrics()
+        self._metrics.set_configuration(
+            settings.max_proxies, proxy_settings.max_memory_bytes, settings.providers
+        )
         self._application: CloudApplication | None = None
         reserved_files = RESERVED_FILES + FILES_PER_PROXY * settings.max_proxies
         connection_limiter = ConnectionLimiter(
@@ -65,6 +73,19 @@ class CloudService(MultiService):
         )
         throttle.add_observer(self.listener.pause_accepting)
         self.listener.setServiceParent(self)
+        if settings.auth_request_listen != "off":
+            EndpointService(
+                reactor,
+                to_endpoint_string(settings.auth_request_listen),
+                HttpServerFactory(
+                    self._handle_auth_request,
+                    reactor,
+                    settings.max_request_head_bytes,
+                    throttle,
+                    client_address_of=TrustedProxies((UNIX,)).client_address,
+                ),
+                "auth-request-listen",
+            ).setServiceParent(self)
         if settings.metrics_listen != "off":
             EndpointService(
                 reactor,
@@ -100,11 +121,28 @@ class CloudService(MultiService):
             self._request_limiter,
         )
         self._application.setServiceParent(self)
+        self._warn_about_kernel_limits()
         super().startService()
+
+    def _warn_about_kernel_limits(self) -> None:
+        for limit in find_low_kernel_limits(self._settings):
+            self._log.warn(
+                "{count} containers (cloud.max_proxies) need more than this machine allows: as "
+                "root, set {name} = {needed} in /etc/sysctl.d/60-ctllm.conf (it is {value}), then "
+                "run sysctl --system",
+                count=self._settings.max_proxies,
+                name=limit.name,
+                needed=limit.needed,
+                value=limit.value,
+            )
 
     async def _handle_request(self, request: ServerRequest) -> None:
         assert self._application is not None
         await self._application.gateway(request)
+
+    async def _handle_auth_request(self, request: ServerRequest) -> None:
+        assert self._application is not None
+        await self._application.auth_request(request)
 
     def _response_headers(self, head: RequestHead) -> Headers:
         return () if self._application is None else self._application.gateway.response_headers(head)

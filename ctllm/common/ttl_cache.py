@@ -32,6 +32,12 @@ class TtlCache(Generic[K, V]):
         self._entries.move_to_end(key)
         return value
 
+    def pop(self, key: K) -> V | None:
+        """Remove `key`; return what `get` would have."""
+        value = self.get(key)
+        self._entries.pop(key, None)
+        return value
+
     def put(self, key: K, value: V, expires: float) -> None:
         """Store `value` until `expires` (epoch seconds), or until it is evicted."""
         self._entries[key] = value, expires

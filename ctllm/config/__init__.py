@@ -1,7 +1,7 @@
 """The configuration: its schema, and how it is loaded from a file and options."""
 
 from ctllm.config.fields import KEYS, OPTIONS, TABLES, Key, to_options
-from ctllm.config.loader import load
+from ctllm.config.loader import find_file, load
 from ctllm.config.schema import Cloud, Config, Desktop, Provider, Proxy, Tier
 from ctllm.config.validators import (
     is_loopback_host,
@@ -23,6 +23,7 @@ __all__ = [
     "Provider",
     "Proxy",
     "Tier",
+    "find_file",
     "is_loopback_host",
     "load",
     "parse_network_pool",

@@ -32,7 +32,7 @@ def load(path: Path | None, overrides: Mapping[str, str], environ: Mapping[str, 
     `overrides` are the values of options as text, by the option's name without its leading
     dashes. Raises BadConfiguration.
     """
-    file = path or _find_file(environ)
+    file = path or find_file(environ)
     values = dict(_read_file(file)) if file else {}
     values |= _read_options(overrides)
     tree: dict[str, Any] = {section: {} for section in SECTIONS}
@@ -43,7 +43,8 @@ def load(path: Path | None, overrides: Mapping[str, str], environ: Mapping[str, 
     return msgspec.convert(tree, Config)
 
 
-def _find_file(environ: Mapping[str, str]) -> Path | None:
+def find_file(environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration file that is read unless one is named; None if there is none."""
     if named := environ.get("CTLLM_CONFIG"):
         return Path(named)
     config_home = environ.get("XDG_CONFIG_HOME") or os.path.join(_home(environ), ".config")
@@ -120,6 +121,8 @@ def _read_text(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
+    if not text:
+        return {}  # such as /dev/null, which each proxy reads: it does without the parser
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

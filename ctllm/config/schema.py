@@ -24,6 +24,7 @@ from ctllm.config.validators import (
     check_printable_name,
     check_registry,
     check_trusted_proxy,
+    check_unix_or_off,
     check_web_address,
     parse_network_pool,
     parse_uid_range,
@@ -211,6 +212,15 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             extra={"check": check_listen_or_off},
         ),
     ] = "127.0.0.1:8435"
+    auth_request_listen: Annotated[
+        str,
+        Meta(
+            description="For nginx (auth_request), which then sends requests to streaming proxies "
+            "itself: a UNIX socket that only nginx may reach, such as unix:/PATH:mode=660, or "
+            '"off".',
+            extra={"check": check_unix_or_off},
+        ),
+    ] = "off"
     cors_origins: Annotated[
         tuple[str, ...],
         Meta(
@@ -258,6 +268,15 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "none: over a UNIX socket, without any network; Docker must be on this machine."
         ),
     ] = "bridge"
+    sockets_dir: Annotated[
+        str,
+        Meta(
+            description="With docker_network none: the directory for the sockets of containers, at "
+            "the same path on Docker's machine. Its group may connect to them. Empty: in the state "
+            "directory, for the cloud alone.",
+            extra={"check": check_absolute_path},
+        ),
+    ] = ""
     docker_network_pool: Annotated[
         str,
         Meta(
@@ -265,6 +284,15 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             extra={"check": parse_network_pool},
         ),
     ] = "10.128.0.0/12"
+    firewall_socket: Annotated[
+        str,
+        Meta(
+            description="With docker_network bridge and Docker on this machine: the socket of "
+            "ctllm firewall --watch, which confirms before each start that containers are isolated "
+            "from this machine. Empty: they are started without that.",
+            extra={"check": check_absolute_path},
+        ),
+    ] = "/run/ctllm-firewall/socket"
     access_token_ttl_seconds: Annotated[
         int,
         Meta(
@@ -286,6 +314,15 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_concurrent_starts: Annotated[
         int, Meta(description="Maximum number of streaming proxies that start at once.", ge=1)
     ] = 2
+    proxy_warm: Annotated[
+        int,
+        Meta(
+            description="Number of streaming proxies that run without a user, so that a user's "
+            "first request need not wait for a start. Each takes memory. 0: none.",
+            ge=0,
+            le=1000,
+        ),
+    ] = 0
     proxy_idle_timeout_seconds: Annotated[
         int,
         Meta(description="Stop a streaming proxy that is unused for so many seconds.", ge=1),
@@ -573,6 +610,13 @@ class Proxy(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         int,
         Meta(description="Maximum number of open files and sockets of a streaming proxy.", ge=64),
     ] = 8192
+    log_requests: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether cloud, streaming proxies and desktop log a line for each request "
+            "that passes a tunnel: id, method, route, status, outcome, duration."
+        ),
+    ] = "off"
 
 
 class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -32,7 +32,7 @@ _ISSUER = re.compile(r"(https?)://([^/?#@]+)((?:/[!-~]*)?)")
 _LOOPBACK_HOSTS = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
 _ALLOWED_REQUEST = re.compile(r"use|manage|\*|[A-Z]+ /[!-~]*")
 _OLLAMA_PORTS = {"": 11434, "http": 80, "https": 443}
-_PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
@@ -65,6 +65,14 @@ def check_listen_or_off(listen: str) -> None:
     """Accept what `to_endpoint_string` accepts, and "off"."""
     if listen != OFF:
         to_endpoint_string(listen)
+
+
+def check_unix_or_off(listen: str) -> None:
+    """Accept the endpoint string of a UNIX socket, and "off"."""
+    if listen != OFF and not listen.startswith("unix:"):
+        raise BadConfiguration(
+            'must be a UNIX socket, such as unix:/run/ctllm/authorize.sock:mode=660, or "off"'
+        )
 
 
 def check_web_address(url: str) -> None:
@@ -178,7 +186,7 @@ def parse_network_pool(text: str) -> ipaddress.IPv4Network:
         raise BadConfiguration(
             "must be an IPv4 network such as 10.128.0.0/12, without host bits"
         ) from None
-    if not any(found.subnet_of(private) for private in _PRIVATE):
+    if not any(found.subnet_of(ipaddress.IPv4Network(private)) for private in _PRIVATE):
         raise BadConfiguration("must be within 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16")
     if found.prefixlen > 27:
         raise BadConfiguration("must be larger than /28, the size of each proxy's subnet")

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 
 from ctllm.errors import BadConfiguration, ServiceUnavailable
+from ctllm.system.os_errors import translate_os_errors
 
 _GROUP_AND_OTHERS = 0o077
-_DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-@contextmanager
-def _translate_errors(action: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what = f"Cannot {action} {path}: {error.strerror}."
-        if error.errno in _DISK_FULL_ERRORS:
-            raise ServiceUnavailable(f"{what} Free some space on the disk.") from error
-        raise BadConfiguration(
-            f"{what} The user who runs ctllm must be able to read and write it."
-        ) from error
+#: A full disk is an error of the server and not of a request, so a client may try again.
+_translate_errors = partial(translate_os_errors, disk_full_error=ServiceUnavailable)
 
 
 class PrivateDirectory:

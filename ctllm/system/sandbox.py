@@ -11,6 +11,7 @@ import os
 import struct
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 #: prctl(2).
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
@@ -41,6 +42,22 @@ def forbid_inspection() -> None:
     """Keep other processes of the user from tracing this one and reading its memory in /proc."""
     if sys.platform == "linux":
         _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def forbid_core_dumps() -> None:
+    """Keep the memory of this process and its children from being written to a core file.
+
+    A limit of 0 does not concern programs that core_pattern names after a pipe, such as
+    systemd-coredump and apport. Linux starts none where the limit is 1, and writes no file then,
+    either (`vfs_coredump`). Nothing can raise the limit again but root.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit = 1 if sys.platform == "linux" else 0
+    with suppress(ValueError, OSError):  # the limit is 0 already, and only root can raise it
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def restrict_file_access(readable: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, gatherResults
 
+from ctllm.cloud.admin.status import CloudStatus
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.proxies.health import fetch_health
 from ctllm.cloud.proxies.info import ProxyInfo, proxy_info
@@ -53,6 +54,10 @@ class AdminClient:
     async def list_proxies(self) -> list[ProxyInfo]:
         """Return all proxies."""
         return decode_json(await self._request(b"GET", "/proxies"), list[ProxyInfo])
+
+    async def cloud_status(self) -> CloudStatus:
+        """Return the state of the cloud and of all proxies."""
+        return decode_json(await self._request(b"GET", "/status"), CloudStatus)
 
     async def remove_proxy(self, proxy_id: str) -> None:
         """Stop a proxy, if there is one with this id."""

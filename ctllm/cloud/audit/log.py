@@ -78,13 +78,14 @@ class AuditLog:
         method: str = "",
         credential: str = "",
         reason: str = "",
+        number: int = 1,
     ) -> None:
         """Record an event of a user (`User.id`, or the hash of it), if the user is known.
 
         `address` is the client's whole address; its network is written. `method` says how somebody
         signed in: "invite", "login_code", or the name of a provider. `credential` is the id of an
         API key or machine, never the key. `reason` is a word for programs, such as "expired"; never
-        pass what a client sent.
+        pass what a client sent. `number` is that of like events, of a kind that is counted.
         """
         entry = AuditEntry(
             "",
@@ -95,7 +96,7 @@ class AuditLog:
             credential=safe_value(credential),
             reason=safe_value(reason),
         )
-        self._record(entry)
+        self._record(entry, number)
 
     def write_counts(self) -> None:
         """Write the numbers of events that were repeated; call it every COUNT_INTERVAL."""
@@ -112,10 +113,10 @@ class AuditLog:
         if self._file is not None:
             self._file.remove_expired(self._now())
 
-    def _record(self, entry: AuditEntry) -> None:
+    def _record(self, entry: AuditEntry, number: int = 1) -> None:
         # Without this, a repetition after the end of the interval would count towards the last one.
         self.write_counts()
-        if self._repeats.admits(entry, self._now()):
+        if self._repeats.admits(entry, self._now(), number):
             self._write(entry)
 
     def _write(self, entry: AuditEntry) -> None:

@@ -52,23 +52,26 @@ class RepeatFilter:
         self._max_lines = max_lines
         self._events: dict[str, _Repeats] = {}
 
-    def admits(self, entry: AuditEntry, now: float) -> bool:
-        """Return whether to write `entry` now; otherwise count it."""
+    def admits(self, entry: AuditEntry, now: float, number: int = 1) -> bool:
+        """Return whether to write `entry` now; otherwise count it.
+
+        `number` is how often it has happened. All but the first time are counted in any case.
+        """
         interval = INTERVALS.get(entry.event)
         if interval is None:
             return True
         repeats = self._events.setdefault(entry.event, _Repeats())
         known = repeats.entries.get(entry)
         if known is not None:
-            known[1] += 1
+            known[1] += number
             return False
         if now >= repeats.minute_ends:
             repeats.minute_ends, repeats.lines = now + _MINUTE, 0
         if repeats.lines >= self._max_lines:
-            repeats.uncounted += 1
+            repeats.uncounted += number
             return False
         repeats.lines += 1
-        repeats.entries[entry] = [now + interval, 0]
+        repeats.entries[entry] = [now + interval, number - 1]
         return True
 
     def take_counts(self, now: float) -> list[AuditEntry]:

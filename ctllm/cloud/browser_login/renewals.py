@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ctllm.cloud.browser_login.interfaces import LoginProvider, ProviderLogin
-from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
 from ctllm.cloud.identity import Session
+from ctllm.cloud.identity.sealed_tokens import TokenSealer
 from ctllm.cloud.session_renewer import RenewedConsent
 from ctllm.errors import Unauthorized
 

@@ -21,6 +21,7 @@ from ctllm.cloud.docker_api.errors import (
     DockerNotFound,
     DockerTooOld,
     DockerUnavailable,
+    DockerVersionMismatch,
     error_from_response,
     unavailable_from_failure,
 )
@@ -95,6 +96,16 @@ class DockerClient:
     async def start_container(self, name: str) -> None:
         """Start a container, unless it runs."""
         await self._call("POST", f"/containers/{_quote(name)}/start")
+
+    async def rename_container(self, id: str, name: str) -> None:
+        """Give a container another name. Raises DockerConflict if that is in use."""
+        await self._call("POST", f"/containers/{_quote(id)}/rename", {"name": name})
+
+    async def limit_processors(self, name: str, nano_cpus: int) -> None:
+        """Limit the processor time of a container, in units of 1e-9 processors."""
+        await self._call(
+            "POST", f"/containers/{_quote(name)}/update", config={"NanoCpus": nano_cpus}
+        )
 
     async def stop_container(self, name: str, seconds: int) -> None:
         """Send SIGTERM to a container, and SIGKILL after `seconds`."""
@@ -180,7 +191,7 @@ class DockerClient:
             raise DockerTooOld(
                 f"{self._transport.description} supports version "
                 f"{_format_version(engine_version)} of its API, but ctllm requires "
-                f"{_format_version(MIN_API_VERSION)} (Docker 19.03) or later"
+                f"{_format_version(MIN_API_VERSION)} (Docker 19.03) or later. Update Docker"
             )
         return _format_version(min(engine_version, MAX_API_VERSION))
 
@@ -228,12 +239,31 @@ class DockerClient:
         query: Mapping[str, str],
         config: Mapping[str, object] | None,
     ) -> Response:
-        """Send a request with the API's version in its path. The version is cached."""
+        """Send a request with the API's version in its path. The version is cached.
+
+        An engine that refuses a cached version has replaced the one that it was negotiated with,
+        and has not acted on the request: it is sent again.
+        """
+        was_cached = bool(self._version)
         try:
-            if not self._version:  # after each failure: the engine may have been replaced
-                self._version = await self.negotiate_version()
+            return await self._send_versioned(method, path, query, config)
+        except DockerVersionMismatch:
+            if not was_cached:
+                raise
+            return await self._send_versioned(method, path, query, config)
+
+    async def _send_versioned(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        config: Mapping[str, object] | None,
+    ) -> Response:
+        if not self._version:  # after each failure: the engine may have been replaced
+            self._version = await self.negotiate_version()
+        try:
             return await self._send(method, f"/v{self._version}{path}", query, config)
-        except DockerTooOld:
+        except DockerVersionMismatch:
             self._version = ""
             raise
 

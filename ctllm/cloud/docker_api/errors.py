@@ -20,8 +20,16 @@ class DockerUnavailable(DockerError):
     """Docker cannot be reached. Containers that run are not affected."""
 
 
-class DockerTooOld(DockerError):
-    """Docker does not support a version of the API that this client supports."""
+class DockerVersionMismatch(DockerError):
+    """Docker and this client have no version of the API in common."""
+
+
+class DockerTooOld(DockerVersionMismatch):
+    """Docker supports only older versions of the API."""
+
+
+class DockerTooNew(DockerVersionMismatch):
+    """Docker supports only newer versions of the API."""
 
 
 class DockerNotFound(DockerError):
@@ -71,8 +79,10 @@ def _classify(status: int, message: str) -> tuple[type[DockerError], str]:
         return DockerNotFound, "Docker did not find it"
     if status == 409 or "has active endpoints" in lowered:
         return DockerConflict, "Docker reported a conflict"
+    if status == 400 and "client version" in lowered and "too old" in lowered:
+        return DockerTooNew, "Docker supports only newer versions of its API. Update ctllm"
     if status == 400 and "client version" in lowered:
-        return DockerTooOld, "Docker does not support this version of its API"
+        return DockerTooOld, "Docker does not support this version of its API. Update Docker"
     return DockerError, f"Docker responded with status {status}"
 
 

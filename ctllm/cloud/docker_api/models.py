@@ -47,6 +47,10 @@ class ContainerState(_Pascal, frozen=True):
     started_at: datetime | None = None
 
 
+class _HostConfig(_Pascal, frozen=True):
+    nano_cpus: int = 0
+
+
 class _Config(_Pascal, frozen=True):
     labels: dict[str, str] | None = None
 
@@ -60,6 +64,7 @@ class Container(_Pascal, frozen=True):
     state: ContainerState
     config: _Config
     network_settings: _NetworkSettings
+    host_config: _HostConfig = _HostConfig()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -83,6 +88,7 @@ class ContainerSummary(_Pascal, frozen=True):
     created: int
     labels: dict[str, str] | None = None
     network_settings: _NetworkSettings = _NetworkSettings()
+    image_id: str = field(name="ImageID", default="")
 
     @property
     def name(self) -> str:

@@ -38,6 +38,7 @@ from ctllm.cloud.identity.signing_keys import (
     proxy_id,
     user_hash,
 )
+from ctllm.cloud.identity.unconfirmed_revocations import UnconfirmedRevocations
 from ctllm.system.private_dir import PrivateDirectory
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "Sessions",
     "SigningKeys",
     "TokenVerifier",
+    "UnconfirmedRevocations",
     "User",
     "is_api_key",
     "is_machine",

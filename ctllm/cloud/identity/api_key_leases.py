@@ -1,4 +1,4 @@
-"""API keys that the cloud accepts: records that desktops lease to it, in memory only.
+"""API keys that the cloud accepts: records that desktops lease to it, which are in memory only.
 
 A desktop leases its keys again and again while it runs. Its lease is *active* until it expires or
 the desktop withdraws it. Then it is *lapsed*: its keys authenticate nothing new and the digests are
@@ -6,13 +6,15 @@ forgotten, but the ids are remembered for a while, because the desktop may only 
 response of another desktop goes on. A key that is in no lease at all has ended.
 
 The page creates and revokes keys, too (`DesktopKeyChanges`): that takes effect in the lease at
-once, and the desktop does the same when it renews the lease.
+once, and the desktop does the same when it renews the lease. Until then a revocation is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+
+from twisted.logger import Logger
 
 from ctllm.auth.api_keys import (
     MAX_KEYS,
@@ -29,7 +31,16 @@ from ctllm.auth.api_keys import (
 from ctllm.auth.session_assertions import MANAGE, USE
 from ctllm.cloud.identity.grants import AccessGrant
 from ctllm.cloud.identity.key_changes import DesktopKeyChanges, KeyState
-from ctllm.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthorized
+from ctllm.cloud.identity.unconfirmed_revocations import UnconfirmedRevocations
+from ctllm.errors import (
+    BadRequest,
+    Conflict,
+    CtllmError,
+    Forbidden,
+    NotFound,
+    ServiceUnavailable,
+    Unauthorized,
+)
 
 MAX_DESKTOPS = 32
 LAPSE_GRACE = 600.0
@@ -65,6 +76,11 @@ class _Lease:
         self.keys.pop(id, None)
         self.ids -= {id}
 
+    def has(self, id: str) -> bool:
+        """Whether a key can be revoked, also one whose revocation was not stored."""
+        unstored = self.changes.removals.keys() - self.changes.stored.keys()
+        return id in self.keys or id in self.changes.failed or id in unstored
+
     @property
     def is_active(self) -> bool:
         return self.lapsed_at is None
@@ -89,16 +105,26 @@ class ListedKey:
 class ApiKeyLeases:
     """A TokenVerifier of API keys. A key is valid while a desktop of its owner leases it.
 
-    `now` returns epoch seconds.
+    `revocations` are those that no desktop has confirmed. `now` returns epoch seconds.
     """
 
-    def __init__(self, now: Callable[[], float], lapse_grace: float = LAPSE_GRACE) -> None:
+    _log = Logger()
+
+    def __init__(
+        self,
+        revocations: UnconfirmedRevocations,
+        now: Callable[[], float],
+        lapse_grace: float = LAPSE_GRACE,
+    ) -> None:
+        self._revocations = revocations
         self._now = now
+        self._started_at = now()
         self._lapse_grace = lapse_grace
         # By owner tag, then by desktop: a key is compared only with the keys of its owner.
         self._leases: dict[str, dict[str, _Lease]] = {}
-        # Likewise. They outlive the leases: a revocation waits for its desktop.
+        # Likewise. They outlive the leases.
         self._changes: dict[str, dict[str, DesktopKeyChanges]] = {}
+        self._is_storing = True
         self._observers: list[Callable[[AccessGrant], object]] = []
 
     def add_observer(self, observer: Callable[[AccessGrant], object]) -> None:
@@ -121,7 +147,8 @@ class ApiKeyLeases:
         invalid with its session. `report` is that of a desktop which knows keys of the page.
 
         Raises BadRequest for more than MAX_KEYS, and Forbidden for more than
-        MAX_DESKTOPS desktops of one user. The earlier leases then remain.
+        MAX_DESKTOPS desktops of one user. Raises BadConfiguration if nobody knows which of them are
+        revoked, because a file is damaged. The earlier leases then remain.
         """
         if len(keys) > MAX_KEYS:
             raise BadRequest(
@@ -134,6 +161,7 @@ class ApiKeyLeases:
         previous, now = leases.get(desktop_id), self._now()
         changes = self._changes_of(tag, desktop_id)
         valid = changes.reconcile(keys, report, now)
+        self._try_to_store(tag, desktop_id, changes)
         ids = frozenset(valid)
         lease = _Lease(grant, valid, ids, now + seconds, changes, seconds)
         leases[desktop_id] = lease
@@ -145,10 +173,55 @@ class ApiKeyLeases:
         return list(previous.uses.values())
 
     def _changes_of(self, tag: str, desktop_id: str) -> DesktopKeyChanges:
+        known = self._changes.get(tag, {}).get(desktop_id)
+        if known is not None:
+            return known
+        changes = DesktopKeyChanges.restore(self._revocations.load(tag, desktop_id))
         by_desktop = self._changes.setdefault(tag, {})
-        if desktop_id not in by_desktop and len(by_desktop) >= 2 * MAX_DESKTOPS:
-            del by_desktop[next(iter(by_desktop))]
-        return by_desktop.setdefault(desktop_id, DesktopKeyChanges())
+        if len(by_desktop) >= 2 * MAX_DESKTOPS:
+            del by_desktop[self._least_needed(tag)]
+        by_desktop[desktop_id] = changes
+        return changes
+
+    def _least_needed(self, tag: str) -> str:
+        """Return a desktop of whose changes nothing is lost, if there is one."""
+        leases, by_desktop = self._leases.get(tag, {}), self._changes[tag]
+
+        def need(id: str) -> tuple[bool, bool]:
+            return id in leases and leases[id].is_active, not by_desktop[id].is_disposable
+
+        return min(by_desktop, key=need)
+
+    # -- storing revocations
+
+    def store_revocations(self, grant: AccessGrant, desktop_id: str) -> None:
+        """Store the revocations that wait for a desktop.
+
+        Raises ServiceUnavailable if they cannot be stored: then they hold in this process, which
+        tries again.
+        """
+        tag = owner_tag(grant.user.id)
+        changes = self._changes.get(tag, {}).get(desktop_id)
+        if changes is not None and not self._try_to_store(tag, desktop_id, changes):
+            raise ServiceUnavailable(
+                "The key is revoked and does not work any more, but the cloud cannot store that. "
+                "If it restarts before the desktop has deleted the key, the key works again. "
+                "Revoke it once more in a while, or run `ctllm keys rm NAME` on the desktop.",
+                retry_after=30,
+            )
+
+    def _try_to_store(self, tag: str, desktop_id: str, changes: DesktopKeyChanges) -> bool:
+        if changes.is_stored:
+            return True
+        try:
+            self._revocations.save(tag, desktop_id, changes.removals)
+        except CtllmError as error:
+            if self._is_storing:  # the first failure of many
+                self._log.error("Cannot store revoked API keys: {why}", why=error.message)
+            self._is_storing = False
+            return False
+        changes.stored, self._is_storing = dict(changes.removals), True
+        return True
 
     def changes_for(self, grant: AccessGrant, desktop_id: str) -> KeyChanges:
         """Return what the page has changed, and the desktop of `grant` has not yet."""
@@ -186,7 +259,8 @@ class ApiKeyLeases:
             for desktop_id, changes in list(by_desktop.items()):
                 lease = leases.get(desktop_id)
                 self._end_keys(lease, changes.expire(now))
-                if lease is None and changes.is_empty:
+                self._try_to_store(tag, desktop_id, changes)
+                if lease is None and changes.is_disposable:
                     del by_desktop[desktop_id]
             if not by_desktop:
                 del self._changes[tag]
@@ -259,15 +333,21 @@ class ApiKeyLeases:
             raise Conflict(f"There is already an API key called {record.name!r} on this desktop.")
         if len(lease.keys) >= MAX_KEYS:
             raise BadRequest(f"A desktop has at most {MAX_KEYS} API keys. Revoke one first.")
+        if lease.changes.is_full:
+            raise Conflict(
+                "This desktop has not confirmed the last changes of its API keys yet. Try again "
+                "in a minute."
+            )
         lease.add(record, self._now())
 
     def revoke(self, grant: AccessGrant, id: str) -> str:
         """End a key and its requests, and have its desktop delete it; return the desktop's id.
 
+        Call `store_revocations` then. A revocation that was not stored can be repeated.
         Raises NotFound, Forbidden or Conflict.
         """
         for desktop_id, lease in self._active_leases(grant).items():
-            if id in lease.keys or id in lease.changes.failed:
+            if lease.has(id):
                 self._require_changeable(lease)
                 lease.changes.remove(id, self._now())
                 self._end_keys(lease, [id])
@@ -336,13 +416,22 @@ class ApiKeyLeases:
     def check_active(self, grant: AccessGrant) -> None:
         """Raise Unauthorized if `grant` is that of an API key which has ended.
 
-        A key whose lease has lapsed still holds: its desktop may only be restarting.
+        A key whose lease has lapsed still holds: its desktop may only be restarting. So does one
+        that was used before this process started, until its desktop renews the lease.
         """
         if not is_api_key(grant):
             return
         id = grant.credential_id.removeprefix(CREDENTIAL_PREFIX)
-        if not self._is_known(owner_tag(grant.user.id), id):
+        tag = owner_tag(grant.user.id)
+        if not self._is_known(tag, id) and not self._may_be_leased_again(tag, grant):
             raise Unauthorized("This API key was revoked.")
+
+    def _may_be_leased_again(self, tag: str, grant: AccessGrant) -> bool:
+        """Whether the desktop of a key may still renew the lease that an earlier process had."""
+        if self._now() >= self._started_at + self._lapse_grace:
+            return False
+        leases = self._leases.get(tag, {}).values()
+        return all(lease.grant.session_ids != grant.session_ids for lease in leases)
 
     def record_use(self, grant: AccessGrant, address: str) -> None:
         """Count a request of an API key from `address`, which is truncated."""

@@ -8,8 +8,10 @@ from typing import Literal
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from ctllm.auth.assignments import ASSIGNMENT, encode_assignment
 from ctllm.auth.session_assertions import (
     ASSERTION,
+    CONTROL,
     CONVERSATIONS,
     ISSUER,
     LIFETIME_SECONDS,
@@ -21,7 +23,8 @@ from ctllm.auth.session_assertions import (
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import Forbidden
 
-Scope = Literal["use", "use manage", "use serve", "use manage conversations"]
+Scope = Literal["use", "use manage", "use serve", "use manage conversations", "control"]
+_Claims = tuple[str, Scope, tuple[str, ...], int, int]
 
 
 class AssertionSigner:
@@ -35,9 +38,7 @@ class AssertionSigner:
     ) -> None:
         self._key = key
         self._now = now
-        self._cache: TtlCache[tuple[str, Scope, tuple[str, ...], int], str] = TtlCache(
-            max_cached, now
-        )
+        self._cache: TtlCache[_Claims, str] = TtlCache(max_cached, now)
 
     def sign(
         self,
@@ -45,13 +46,15 @@ class AssertionSigner:
         scopes: frozenset[str],
         models: tuple[str, ...] = (),
         max_desktops: int = 0,
+        max_requests: int = 0,
     ) -> str:
         """Return an assertion for the proxy with this id; raises Forbidden without the scope use.
 
         The assertion has the scope use and, if `scopes` has it, serve, or else manage, to which
         conversations is added. `models`
         are the patterns of the models that the client may use, if not all. `max_desktops` limits
-        the desktops of the user, for a tunnel.
+        the desktops of the user, for a tunnel. `max_requests` limits the requests in progress, for
+        one that a reverse proxy sends.
         """
         if USE not in scopes:
             raise Forbidden("This session does not have the scope 'use'.")
@@ -62,10 +65,21 @@ class AssertionSigner:
             scope = "use manage conversations"
         elif MANAGE in scopes:
             scope = "use manage"
-        key = (proxy_id, scope, models, max_desktops)
-        return self._cache.get(key) or self._sign(*key)
+        return self._get((proxy_id, scope, models, max_desktops, max_requests))
 
-    def _sign(self, proxy_id: str, scope: Scope, models: tuple[str, ...], max_desktops: int) -> str:
+    def sign_control(self, proxy_id: str) -> str:
+        """Return an assertion with which the cloud itself controls the proxy with this id."""
+        return self._get((proxy_id, CONTROL, (), 0, 0))
+
+    def sign_assignment(self, waiting_id: str, proxy_id: str) -> str:
+        """Return the assignment by which the proxy that waits becomes that with `proxy_id`."""
+        return ASSIGNMENT.sign(self._key, encode_assignment(waiting_id, proxy_id, self._now()))
+
+    def _get(self, claims: _Claims) -> str:
+        return self._cache.get(claims) or self._sign(claims)
+
+    def _sign(self, claims: _Claims) -> str:
+        proxy_id, scope, models, max_desktops, max_requests = claims
         issued_at = int(self._now())
         user_hash = proxy_id.rpartition("-")[2]
         body = AssertionBody(
@@ -77,8 +91,8 @@ class AssertionSigner:
             issued_at + LIFETIME_SECONDS,
             models,
             max_desktops,
+            max_requests,
         )
         token = ASSERTION.sign(self._key, msgspec.json.encode(body))
-        key = (proxy_id, scope, models, max_desktops)
-        self._cache.put(key, token, issued_at + LIFETIME_SECONDS / 2)
+        self._cache.put(claims, token, issued_at + LIFETIME_SECONDS / 2)
         return token

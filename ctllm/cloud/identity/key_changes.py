@@ -1,7 +1,7 @@
 """Keys of a desktop that were created or revoked on the page, until the desktop has done the same.
 
-All of it is in memory. What the desktop has done follows from its lease: it has a new key, and has
-a revoked one no longer.
+What the desktop has done follows from its lease: it has a new key, and has a revoked one no longer.
+Revocations are stored, too (`UnconfirmedRevocations`); the rest is in memory only.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Literal
 
 import msgspec
 
-from ctllm.auth.api_keys import KeyChanges, KeyRecord, KeyReport, NamedKeyRecord
+from ctllm.auth.api_keys import MAX_KEYS, KeyChanges, KeyRecord, KeyReport, NamedKeyRecord
 
-REMOVAL_SECONDS = 7 * 86400.0
-"""Seconds for which a revocation waits for its desktop."""
+REMOVAL_SECONDS = 365 * 86400.0
+"""Seconds for which a revocation waits for a desktop that does not come back."""
 FAILURE_SECONDS = 600.0
 """Seconds for which the page is told that a key was not stored."""
-MAX_REMOVALS = 200
-"""Maximum number of revocations that wait for one desktop."""
+MAX_REMOVALS = 2 * MAX_KEYS
+"""Maximum number of revocations that wait for one desktop: of the keys that it has announced, and
+of those that the page has created since."""
 MAX_FAILURES = 20
 
 KeyState = Literal["pending", "confirmed", "failed"]
@@ -53,7 +54,26 @@ class DesktopKeyChanges:
     report: KeyReport | None = None
     pending: dict[str, PendingKey] = field(default_factory=dict)
     removals: dict[str, float] = field(default_factory=dict)  # until when each is remembered
+    stored: dict[str, float] = field(default_factory=dict)  # the removals that are on disk
     failed: dict[str, FailedKey] = field(default_factory=dict)
+
+    @classmethod
+    def restore(cls, removals: Mapping[str, float]) -> DesktopKeyChanges:
+        """Return the changes of which only `removals` are known, and stored."""
+        return cls(removals=dict(removals), stored=dict(removals))
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the revocations on disk are those that wait."""
+        return self.removals == self.stored
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the revocation of another new key might find no room.
+
+        Half of it is for the keys that the desktop has announced.
+        """
+        return len(self.pending) + len(self.removals) >= MAX_REMOVALS - MAX_KEYS
 
     def add(self, record: NamedKeyRecord, deadline: float) -> None:
         """Have the desktop store a key."""
@@ -63,7 +83,6 @@ class DesktopKeyChanges:
         """Have the desktop delete a key, also one that it may have stored meanwhile."""
         self.pending.pop(id, None)
         self.failed.pop(id, None)
-        _make_room(self.removals, MAX_REMOVALS)
         self.removals[id] = now + REMOVAL_SECONDS
 
     def reconcile(
@@ -76,7 +95,9 @@ class DesktopKeyChanges:
         for refusal in report.refused if report is not None else ():
             if refusal.id in self.pending and refusal.id not in own:
                 self._fail(self.pending[refusal.id], refusal.reason, now)
-        self.removals = {id: until for id, until in self.removals.items() if id in own}
+        self.removals = {
+            id: _renewed(until, now) for id, until in self.removals.items() if id in own
+        }
         self.pending = {id: each for id, each in self.pending.items() if id not in own}
         valid = {id: record for id, record in own.items() if id not in self.removals}
         return valid | {id: each.record for id, each in self.pending.items()}
@@ -97,7 +118,8 @@ class DesktopKeyChanges:
     def _fail(self, key: PendingKey, message: str, now: float) -> None:
         # It may be stored all the same: then it is removed.
         self.remove(key.record.id, now)
-        _make_room(self.failed, MAX_FAILURES)
+        if len(self.failed) >= MAX_FAILURES:
+            del self.failed[next(iter(self.failed))]
         self.failed[key.record.id] = FailedKey(key.record, message, now + FAILURE_SECONDS)
 
     def to_send(self) -> KeyChanges:
@@ -115,11 +137,11 @@ class DesktopKeyChanges:
         return known | {id: each.record.name for id, each in self.pending.items()}
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing would be lost with this object."""
-        return not (self.pending or self.removals)
+    def is_disposable(self) -> bool:
+        """Whether the desktop would miss nothing without this object."""
+        return not self.pending and self.is_stored
 
 
-def _make_room(entries: dict[str, float] | dict[str, FailedKey], size: int) -> None:
-    while len(entries) >= size:
-        del entries[next(iter(entries))]
+def _renewed(until: float, now: float) -> float:
+    """Return until when the revocation of a key waits that its desktop still announces."""
+    return until if until - now > REMOVAL_SECONDS / 2 else now + REMOVAL_SECONDS

@@ -45,8 +45,10 @@ class AttemptLimiter:
 
     def admit(self, address: str, credential: str, *, is_login: bool) -> None:
         """Raise RateLimited for a credential that `address` may not have checked now."""
+        if self._known.get(_digest(credential)):
+            return
         wait = self._failures.wait(client_network(address), self._limit(is_login))
-        if wait and not self._known.get(_digest(credential)):
+        if wait:
             raise _error(wait)
 
     def succeeded(self, credential: str) -> None:

@@ -28,12 +28,16 @@ class UserLimiter:
         """Return the number of users that have anything in use."""
         return len(self._in_use)
 
+    def limit_of(self, lower_limit: int) -> int:
+        """Return the limit of a user whose own one is `lower_limit`, or 0 for none."""
+        return min(self._limit, lower_limit or self._limit)
+
     def reserve(self, user: str, lower_limit: int = 0) -> Callable[[], None]:
         """Count one more and return a function that releases it; raises TooManyRequests.
 
         `lower_limit` is that of this user, or 0.
         """
-        limit = min(self._limit, lower_limit or self._limit)
+        limit = self.limit_of(lower_limit)
         if self._in_use.get(user, 0) >= limit:
             raise TooManyRequests(
                 f"{limit} {self._description}. Try again when some of them have ended."

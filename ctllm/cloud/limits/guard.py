@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctllm.auth.api_keys import PREFIX
 from ctllm.cloud.audit import AuditLog, IdentityEvent
-from ctllm.cloud.identity import AccessGrant, User
+from ctllm.cloud.identity import PROXY_PREFIX, AccessGrant, User
 from ctllm.cloud.limits.attempts import AttemptLimiter, is_costly
 from ctllm.cloud.metrics import Metrics
 from ctllm.errors import (
@@ -70,6 +70,22 @@ class CredentialGuard:
         self._metrics.request_refused(error.code)
         self._record(request, grant, error)
         return error
+
+    def record_refused_by_proxy(
+        self, proxy_id: str, grant: AccessGrant | None, number: int
+    ) -> None:
+        """Record so many requests that a user's proxy refused, as too many were in progress.
+
+        The address of the client is not known.
+        """
+        self._metrics.request_refused(TooManyRequests.code, number)
+        self._audit.record_identity(
+            "request.refused",
+            user_hash=proxy_id.removeprefix(PROXY_PREFIX),
+            credential="" if grant is None else grant.credential_id,
+            reason=TooManyRequests.code,
+            number=number,
+        )
 
     def _count_failure(self, request: ServerRequest, error: CtllmError) -> CtllmError:
         self._metrics.authentication_failed()

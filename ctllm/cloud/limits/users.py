@@ -83,6 +83,10 @@ class UserLimits:
             raise
         return release
 
+    def max_requests(self, grant: AccessGrant) -> int:
+        """Return how many requests of the user of `grant` may be in progress."""
+        return self._request_limiter.limit_of(self.tiers.limits_of(grant).max_requests)
+
     def admit_own_request(self, user: str, grant: AccessGrant) -> Release:
         """Count a request for the cloud's own API, as `admit_request` does for models."""
         release = self._request_limiter.reserve(user)

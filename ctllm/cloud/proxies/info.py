@@ -11,7 +11,8 @@ from ctllm.cloud.spawners.interfaces import ResourceUsage
 class ProxyInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One streaming proxy. `age`, `idle` and `cpu` are seconds, `memory` bytes.
 
-    A field is None where the value is not known.
+    `response_bytes` and `response_chunks` count since the proxy started. A field is None where the
+    value is not known.
     """
 
     id: str
@@ -22,6 +23,8 @@ class ProxyInfo(msgspec.Struct, frozen=True, kw_only=True):
     desktops: int | None = None
     memory: int | None = None
     cpu: float | None = None
+    response_bytes: int | None = None
+    response_chunks: int | None = None
 
 
 def proxy_info(
@@ -37,4 +40,6 @@ def proxy_info(
         desktops=None if health is None else health.desktops,
         memory=None if usage is None else usage.memory_bytes,
         cpu=None if usage is None else usage.cpu_seconds,
+        response_bytes=None if health is None else health.response_bytes,
+        response_chunks=None if health is None else health.response_chunks,
     )

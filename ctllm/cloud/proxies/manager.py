@@ -15,12 +15,18 @@ from twisted.python.failure import Failure
 
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies.health import fetch_health
+from ctllm.cloud.proxies.health import HEALTH_TIMEOUT, fetch_health
 from ctllm.cloud.proxies.info import ProxyInfo, proxy_info
-from ctllm.cloud.proxies.start_limiter import StartLimiter
+from ctllm.cloud.proxies.start_limiter import ReplacementLimiter, StartLimiter
 from ctllm.cloud.proxies.states import ACTIVE_STATES, Cause, EventType, State
-from ctllm.cloud.proxies.supervisor import ProxySupervisor, SupervisorContext
-from ctllm.cloud.spawners.interfaces import ProxyInstance, ResourceUsage, Spawner
+from ctllm.cloud.proxies.supervisor import Origin, ProxySupervisor, SupervisorContext
+from ctllm.cloud.proxies.warm_pool import WarmPool
+from ctllm.cloud.spawners.interfaces import (
+    ProxyInstance,
+    ResourceUsage,
+    Spawner,
+    is_waiting_id,
+)
 from ctllm.cloud.spawners.peer_verification import proxy_endpoint
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
@@ -33,6 +39,9 @@ from ctllm.reactor.services import MultiService, Service
 #: Seconds. `Retry-After` for clients and for desktops while the cloud drains. Desktops obey it, and
 #: the next cloud needs them soon.
 REQUEST_RETRY_AFTER, DESKTOP_RETRY_AFTER = 60, 10
+
+#: Seconds between two looks whether enough proxies wait for users.
+WARM_INTERVAL = 1.0
 
 StatusName = Literal["absent", "starting", "running", "failed"]
 
@@ -69,6 +78,7 @@ class ProxyManager(MultiService):
     spawner has, at the start and periodically, and adopts proxies that it did not start. A spawner
     that is a service starts and stops with the manager.
 
+    `sign_assignment` returns the token that gives a waiting proxy (its id) to a user's proxy id.
     `reactor` keeps time and connects to proxies, unless `endpoint_for` is given. `now` and
     `revocation_time` are as in `SupervisorContext`.
     """
@@ -82,6 +92,7 @@ class ProxyManager(MultiService):
         settings: Cloud,
         audit: AuditLog,
         metrics: Metrics,
+        sign_assignment: Callable[[str, str], str],
         endpoint_for: Callable[[ProxyInstance], Endpoint] | None = None,
         now: Callable[[], float] = time.time,
         revocation_time: Callable[[str], float] = lambda proxy_id: -math.inf,
@@ -92,18 +103,33 @@ class ProxyManager(MultiService):
         endpoint_for = endpoint_for or (
             lambda instance: proxy_endpoint(reactor, instance, self._proxy_exited)
         )
+        start_limiter = StartLimiter(reactor, settings.max_concurrent_starts)
+        self._warm_pool = WarmPool(
+            spawner,
+            reactor,
+            settings.proxy_start_timeout_seconds,
+            endpoint_for,
+            sign_assignment,
+            self._warm_target,
+            lambda: start_limiter.is_idle,
+            metrics,
+            now,
+        )
         self._context = SupervisorContext(
             spawner=spawner,
             clock=reactor,
             settings=settings,
             endpoint_for=endpoint_for,
-            start_limiter=StartLimiter(reactor, settings.max_concurrent_starts),
+            start_limiter=start_limiter,
+            warm_pool=self._warm_pool,
+            replacement_limiter=ReplacementLimiter(reactor),
             audit=audit,
             metrics=metrics,
             now=now,
             revocation_time=revocation_time,
         )
         self._supervisors: dict[str, ProxySupervisor] = {}
+        self._has_reconciled = False
         self._reconciliation: Deferred[None] | None = None
         spawner.add_exit_observer(self._proxy_exited)
         if isinstance(spawner, Service):
@@ -115,6 +141,9 @@ class ProxyManager(MultiService):
                 reactor,
                 "reconciling proxies",
             ).setServiceParent(self)
+        PeriodicService(
+            WARM_INTERVAL, self._warm_pool.maintain, reactor, "Keeping streaming proxies waiting"
+        ).setServiceParent(self)
 
     @property
     def active_count(self) -> int:
@@ -122,12 +151,28 @@ class ProxyManager(MultiService):
         supervisors = self._supervisors.values()
         return sum(supervisor.state in ACTIVE_STATES for supervisor in supervisors)
 
+    @property
+    def max_proxies(self) -> int:
+        """The maximum number of proxies."""
+        return self._context.settings.max_proxies
+
+    @property
+    def may_have_adopted(self) -> bool:
+        """Whether there are proxies that ran before the cloud did, or that is not known yet."""
+        if not self._context.spawner.proxies_survive_restart:
+            return False
+        supervisors = self._supervisors.values()
+        return not self._has_reconciled or any(
+            each.state is State.STARTING or each.origin is Origin.ADOPTED for each in supervisors
+        )
+
     def stopService(self) -> Deferred[Any] | None:
         """Stop supervising, and stop the spawner if it is a service."""
         supervisors, self._supervisors = list(self._supervisors.values()), {}
         if self._reconciliation is not None:
             self._reconciliation.cancel()
         stopping = super().stopService()
+        self._warm_pool.close()
         for supervisor in supervisors:
             supervisor.handle_event(EventType.CLOUD_STOPPED, Cause("shutdown"))
         return stopping
@@ -164,14 +209,36 @@ class ProxyManager(MultiService):
         if supervisor is None:
             supervisor = self._add_supervisor(proxy_id)
         supervisor.spawner_name = spawner or supervisor.spawner_name
-        return await supervisor.ensure_running()
+        pool = await supervisor.ensure_running()
+        if is_new_request:
+            await supervisor.wait_for_desktops()
+        return pool
+
+    def direct_address(self, proxy_id: str) -> str:
+        """Return the address at which a reverse proxy may reach a proxy itself, or nothing."""
+        supervisor = self._supervisors.get(proxy_id)
+        is_running = supervisor is not None and supervisor.state is State.RUNNING
+        return supervisor.direct_address if supervisor is not None and is_running else ""
+
+    def direct_proxies(self) -> Mapping[str, ConnectionPool]:
+        """Return connections to the proxies that a reverse proxy may reach itself, by their ids."""
+        found = {proxy_id: self.direct_connections(proxy_id) for proxy_id in self._supervisors}
+        return {proxy_id: pool for proxy_id, pool in found.items() if pool is not None}
+
+    def direct_connections(self, proxy_id: str) -> ConnectionPool | None:
+        """Return connections to a proxy that a reverse proxy may reach itself, else None."""
+        is_direct = bool(self.direct_address(proxy_id))
+        return self._supervisors[proxy_id].pool if is_direct else None
 
     async def reconcile(self) -> None:
         """Adopt proxies that run unknown, and mark those as failed that no longer run."""
         supervisors = self._supervisors.values()
         running = [each for each in supervisors if each.state is State.RUNNING]
         since = {supervisor.id: supervisor.since for supervisor in running}
-        found = {instance.id for instance in await self._context.spawner.list()}
+        waiting = self._warm_pool.waiting_ids
+        listed = {instance.id for instance in await self._context.spawner.list()}
+        found = {proxy_id for proxy_id in listed if not is_waiting_id(proxy_id)}
+        await self._warm_pool.reconcile(waiting, listed - found)
         for proxy_id in found - self._supervisors.keys():
             # Since the list was made, the proxy may have been removed or requested.
             instance = await self._context.spawner.inspect(proxy_id)
@@ -194,6 +261,8 @@ class ProxyManager(MultiService):
 
         `description` completes a sentence whose subject is the proxy.
         """
+        if is_waiting_id(proxy_id):
+            await self._warm_pool.remove(proxy_id)
         supervisor = self._supervisors.get(proxy_id)
         if supervisor is not None:
             await supervisor.stop(Cause("requested", description))
@@ -224,7 +293,11 @@ class ProxyManager(MultiService):
         if supervisor is None or supervisor.state is not State.RUNNING or supervisor.pool is None:
             return None
         health = await fetch_health(supervisor.pool, self._context.clock)
-        return None if health is None else msgspec.to_builtins(health)
+        if health is None:
+            return None
+        fields: dict[str, Any] = msgspec.to_builtins(health)
+        del fields["direct"]  # only the cloud itself needs it
+        return fields
 
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         """Return the resources that each proxy uses, by its id."""
@@ -235,19 +308,22 @@ class ProxyManager(MultiService):
         usage = await self._context.spawner.resource_usage_of(proxy_id)
         return None if usage is None else usage.memory_bytes
 
-    async def list_proxies(self) -> list[ProxyInfo]:
-        """Return all proxies, with the response of each to a health check."""
+    async def list_proxies(self, timeout: float = HEALTH_TIMEOUT) -> list[ProxyInfo]:
+        """Return all proxies, with the response of each to a health check within `timeout`."""
         usages = await self.resource_usage()
         inspections = [
-            Deferred.fromCoroutine(self._inspect(supervisor, usages.get(supervisor.id)))
+            Deferred.fromCoroutine(self._inspect(supervisor, usages.get(supervisor.id), timeout))
             for supervisor in self._supervisors.values()
             if supervisor.state is not State.ABSENT
         ]
-        return list(await gatherResults(inspections, consumeErrors=True))
+        infos = list(await gatherResults(inspections, consumeErrors=True))
+        return infos + self._warm_pool.describe(usages)
 
-    async def _inspect(self, supervisor: ProxySupervisor, usage: ResourceUsage | None) -> ProxyInfo:
+    async def _inspect(
+        self, supervisor: ProxySupervisor, usage: ResourceUsage | None, timeout: float
+    ) -> ProxyInfo:
         pool = supervisor.pool if supervisor.state is State.RUNNING else None
-        health = None if pool is None else await fetch_health(pool, self._context.clock)
+        health = None if pool is None else await fetch_health(pool, self._context.clock, timeout)
         age = self._context.now() - supervisor.since
         return proxy_info(supervisor.id, supervisor.state.value, age, health, usage)
 
@@ -265,6 +341,7 @@ class ProxyManager(MultiService):
 
     def _reconciliation_finished(self, result: Failure | None) -> None:
         self._reconciliation = None
+        self._has_reconciled = True
         if isinstance(result, Failure):
             self._log.failure("Error while reconciling proxies", result)
 
@@ -283,7 +360,19 @@ class ProxyManager(MultiService):
                 retry_after=REQUEST_RETRY_AFTER,
             )
 
+    def _warm_target(self) -> int:
+        """Return how many proxies shall wait: the places that users leave, and none while draining.
+
+        Proxies of an earlier run are adopted first.
+        """
+        is_early = self._context.spawner.proxies_survive_restart and not self._has_reconciled
+        if self.draining or is_early:
+            return 0
+        settings = self._context.settings
+        return max(0, min(settings.proxy_warm, settings.max_proxies - self.active_count))
+
     def _proxy_exited(self, proxy_id: str, reason: str) -> None:
+        self._warm_pool.discard(proxy_id)
         supervisor = self._supervisors.get(proxy_id)
         if supervisor is not None:
             supervisor.handle_event(

@@ -8,13 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from ctllm.reactor.interfaces import Clock
 
 #: Weight of the latest duration in the moving average.
 SMOOTHING_FACTOR = 0.25
+#: Seconds between two replacements of proxies. Each needs a start.
+REPLACEMENT_INTERVAL = 2.0
+
+
+class ReplacementLimiter:
+    """Spaces replacements of proxies out, so that they do not delay the starts of others."""
+
+    def __init__(self, clock: Clock, interval: float = REPLACEMENT_INTERVAL) -> None:
+        self._clock, self._interval = clock, interval
+        self._next = -math.inf
+
+    def try_acquire(self) -> bool:
+        """Return whether a proxy may be replaced now."""
+        now = self._clock.seconds()
+        if now < self._next:
+            return False
+        self._next = now + self._interval
+        return True
 
 
 class StartLimiter:
@@ -26,17 +45,24 @@ class StartLimiter:
         self._average_duration = 0.0
 
     @property
-    def expected_wait(self) -> int:
-        """Seconds that one more caller of `acquire` would wait, estimated from past durations."""
-        waiting = len(self._semaphore.waiting) + 1
-        return math.ceil(waiting * self._average_duration / self._limit)
+    def is_idle(self) -> bool:
+        """Whether nobody has a slot or waits for one."""
+        return self._semaphore.tokens == self._limit
 
-    async def acquire(self) -> Callable[[], None]:
-        """Wait for a slot and return a function that releases it.
+    def expected_wait(self, acquiring: Deferred[Callable[[], None]]) -> int:
+        """Seconds until a call of `acquire` has a slot, estimated from past durations."""
+        queue = cast("list[object]", self._semaphore.waiting)
+        place = queue.index(acquiring) + 1 if acquiring in queue else 0
+        return math.ceil(place * self._average_duration / self._limit)
 
-        The function may be called more than once.
+    def acquire(self) -> Deferred[Callable[[], None]]:
+        """Wait for a slot; the result is a function that releases it.
+
+        The function may be called more than once. Cancel the Deferred to leave the queue.
         """
-        await self._semaphore.acquire()
+        return self._semaphore.acquire().addCallback(lambda _: self._hold_slot())
+
+    def _hold_slot(self) -> Callable[[], None]:
         acquired_at: list[float] = [self._clock.seconds()]
 
         def release() -> None:

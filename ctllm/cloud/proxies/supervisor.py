@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -15,8 +16,9 @@ from twisted.python.failure import Failure
 
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies.health import HEALTH_TIMEOUT, fetch_health, wait_until_healthy
-from ctllm.cloud.proxies.start_limiter import StartLimiter
+from ctllm.cloud.proxies.direct_counts import DirectCounter
+from ctllm.cloud.proxies.health import HEALTH_TIMEOUT, Health, fetch_health, wait_until_healthy
+from ctllm.cloud.proxies.start_limiter import ReplacementLimiter, StartLimiter
 from ctllm.cloud.proxies.states import (
     ACTIVE_STATES,
     FAILURE_RETENTION,
@@ -27,6 +29,7 @@ from ctllm.cloud.proxies.states import (
     EventType,
     State,
 )
+from ctllm.cloud.proxies.warm_pool import WarmPool
 from ctllm.cloud.spawners.composite import select_spawner, survives_restart
 from ctllm.cloud.spawners.interfaces import ProxyInstance, Spawner
 from ctllm.config import Cloud
@@ -34,7 +37,7 @@ from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.header_policy import response_from_proxy
 from ctllm.reactor.deferred_tools import Waiters, run_with_timeout, sleep
-from ctllm.reactor.interfaces import Clock, Endpoint
+from ctllm.reactor.interfaces import Clock, Endpoint, Timer
 
 #: A proxy is unresponsive after so many failed health checks in a row.
 MAX_MISSED_CHECKS = 3
@@ -42,8 +45,15 @@ MAX_MISSED_CHECKS = 3
 RECHECK_DELAY = 5.0
 #: Seconds. A failed check does not count if this process itself was delayed for longer.
 MAX_OWN_DELAY = 1.0
+#: Seconds within which whoever was given the connections to a proxy has sent a request.
+REQUEST_DELAY = 5.0
+#: Seconds that requests wait for the desktops of a replaced proxy, and between two checks for them.
+DESKTOP_TIMEOUT, DESKTOP_POLL_INTERVAL = 10.0, 0.1
 #: Seconds. Bounds of the `Retry-After` for clients whose proxy did not get a slot to start.
-MIN_RETRY_AFTER, MAX_RETRY_AFTER = 10, 120
+MIN_RETRY_AFTER, MAX_RETRY_AFTER = 2, 120
+#: Seconds for which a proxy keeps its place among those that wait to be started, after the last
+#: request for it. A desktop comes back after at most twice the `Retry-After`.
+QUEUE_RETENTION = 2.0 * MAX_RETRY_AFTER + 20.0
 _QUEUE_TIMED_OUT_MESSAGE = (
     "Too many streaming proxies are being started right now. Try again in a moment."
 )
@@ -64,10 +74,20 @@ class SupervisorContext:
     settings: Cloud
     endpoint_for: Callable[[ProxyInstance], Endpoint]
     start_limiter: StartLimiter
+    warm_pool: WarmPool
+    replacement_limiter: ReplacementLimiter
     audit: AuditLog
     metrics: Metrics
     now: Callable[[], float]
     revocation_time: Callable[[str], float]
+
+
+class Origin(Enum):
+    """How a proxy came to run."""
+
+    STARTED = "started"
+    ASSIGNED = "assigned"  # it waited for a user
+    ADOPTED = "adopted"  # it ran before the cloud did
 
 
 class ProxySupervisor:
@@ -92,15 +112,21 @@ class ProxySupervisor:
         self.cause = Cause("requested")
         self.pool: ConnectionPool | None = None
         self.spawner_name = ""
+        #: The address for a reverse proxy; empty if the proxy does not run, or is of a version
+        #: that only the cloud may send requests to.
+        self.direct_address = ""
+        self._direct_counter = DirectCounter(context.metrics)
         self._context = context
         self._on_discard = on_discard
         self._backoff = Backoff()
         self._started_at = self._last_requested = context.clock.seconds()
-        self._adopted = False
+        self.origin = Origin.STARTED
         self._events: deque[Event] = deque()
         self._task: Deferred[Event | None] | None = None
         self._start_waiters: Waiters[ConnectionPool] = Waiters()
         self._stop_waiters: Waiters[None] = Waiters()
+        self._missing_desktops = 0  # that were connected to the proxy which this one replaces
+        self._desktop_waiters: Waiters[None] = Waiters()
 
     # -- requests of the manager
 
@@ -121,13 +147,22 @@ class ProxySupervisor:
         self.handle_event(EventType.REQUESTED, Cause("requested"))
         return await started
 
+    async def wait_for_desktops(self) -> None:
+        """Wait until the desktops of a proxy that was replaced are connected to the new one.
+
+        It takes a fraction of a second, and at most `DESKTOP_TIMEOUT`.
+        """
+        if self._missing_desktops:
+            await self._desktop_waiters.wait()
+
     def adopt(self) -> None:
         """Supervise a proxy that runs already. It counts as idle until it is requested."""
         self._last_requested = -math.inf
         self.handle_event(EventType.REQUESTED, Cause("adopted"))
 
     async def stop(self, cause: Cause) -> None:
-        """Stop the proxy and wait until it is removed."""
+        """Stop the proxy and wait until it is removed. It is not started again by itself."""
+        self._missing_desktops = 0
         if self.state in ACTIVE_STATES:
             stopped = self._stop_waiters.wait()
             self.handle_event(EventType.STOP_REQUESTED, cause)
@@ -152,13 +187,9 @@ class ProxySupervisor:
         self.state, self.since = new, self._context.now()
         if event.type in (EventType.STOP_REQUESTED, EventType.FAILED):
             self.cause = event.cause
+        if event.type is EventType.FAILED:
+            self._missing_desktops = 0
         self._record_transition(old, event)
-        if event.type is EventType.QUEUE_TIMED_OUT:
-            expected_wait = self._context.start_limiter.expected_wait
-            retry_after = min(MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, expected_wait))
-            self._start_waiters.fail(
-                ServiceUnavailable(_QUEUE_TIMED_OUT_MESSAGE, retry_after=retry_after)
-            )
         self._start_task(STATE_TASKS[new](self))
 
     def _start_task(self, coroutine: StateTask) -> None:
@@ -197,9 +228,6 @@ class ProxySupervisor:
                 self._backoff.record_failure(self._context.clock.seconds(), 0)
                 audit.record("proxy.start_failed", self.id, cause.reason, cause.description)
                 metrics.proxy_start_failed(cause.reason)
-            case State.STARTING, EventType.QUEUE_TIMED_OUT:
-                audit.record("proxy.start_refused", self.id, cause.reason)
-                metrics.proxy_start_failed(cause.reason)
             case State.RUNNING, EventType.FAILED:
                 self._backoff.record_failure(self._context.clock.seconds(), uptime)
                 audit.record("proxy.died", self.id, cause.reason, cause.description)
@@ -214,30 +242,62 @@ class ProxySupervisor:
 
     def _record_start(self, duration: float) -> None:
         audit, metrics = self._context.audit, self._context.metrics
-        if self._adopted:
+        if self.origin is Origin.ADOPTED:
             audit.record("proxy.adopted", self.id)
             metrics.proxy_adopted()
-        else:
-            audit.record("proxy.started", self.id, milliseconds=round(duration * 1000))
-            metrics.proxy_started(duration)
+            return
+        is_assigned = self.origin is Origin.ASSIGNED
+        reason = "assigned" if is_assigned else ""
+        audit.record("proxy.started", self.id, reason, milliseconds=round(duration * 1000))
+        metrics.proxy_started(duration)
+        if is_assigned:
+            metrics.proxy_assigned()
 
     # -- the tasks of the states; each returns the event that ends its state
 
     async def _start(self) -> Event:
-        """Start the proxy once the start limiter has a slot for it."""
-        context = self._context
-        try:
-            release = await run_with_timeout(
-                context.clock,
-                context.settings.proxy_start_timeout_seconds,
-                context.start_limiter.acquire(),
-            )
-        except TimeoutError:
-            return Event(EventType.QUEUE_TIMED_OUT, Cause("queue_timeout"))
+        """Take a proxy that waits, or start one once the start limiter has a slot for it."""
+        if await self._take_waiting():
+            return Event(EventType.READY)
+        release = await self._wait_for_slot()
         try:
             return await self._start_in_slot(release)
         finally:
             release()
+
+    async def _wait_for_slot(self) -> Callable[[], None]:
+        """Wait for a slot of the start limiter; refuse requests that have waited for too long.
+
+        The place in the queue is kept for them. If it were lost, whoever comes back would be last
+        again, and slots would be idle while everybody waits to come back.
+        """
+        clock, timeout = self._context.clock, self._context.settings.proxy_start_timeout_seconds
+        limiter = self._context.start_limiter
+        acquiring = limiter.acquire()
+        timer: Timer
+
+        def refuse() -> None:
+            nonlocal timer
+            timer = clock.callLater(timeout, refuse)
+            self._refuse_waiters(limiter.expected_wait(acquiring))
+
+        timer = clock.callLater(timeout, refuse)
+        try:
+            return await acquiring
+        finally:
+            timer.cancel()
+
+    def _refuse_waiters(self, expected_wait: int) -> None:
+        """Refuse all who wait for the start; leave the queue if nobody has come for long."""
+        if self._context.clock.seconds() - self._last_requested > QUEUE_RETENTION:
+            self.handle_event(EventType.QUEUE_TIMED_OUT, Cause("queue_timeout"))
+        elif self._start_waiters:
+            self._context.audit.record("proxy.start_refused", self.id, "queue_timeout")
+            self._context.metrics.proxy_start_failed("queue_timeout")
+            retry_after = min(MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, expected_wait))
+            self._start_waiters.fail(
+                ServiceUnavailable(_QUEUE_TIMED_OUT_MESSAGE, retry_after=retry_after)
+            )
 
     async def _start_in_slot(self, release: Callable[[], None]) -> Event:
         timeout = self._context.settings.proxy_start_timeout_seconds
@@ -252,6 +312,19 @@ class ProxySupervisor:
             return Event(EventType.FAILED, Cause("spawner_error", description))
         return Event(EventType.READY)
 
+    async def _take_waiting(self) -> bool:
+        """Return whether a proxy that waited for a user is this one now."""
+        context = self._context
+        self._started_at = context.clock.seconds()
+        select_spawner(context.spawner, self.id, self.spawner_name)
+        warm = await context.warm_pool.assign(self.id)
+        if warm is None:
+            return False
+        self.origin, self.pool = Origin.ASSIGNED, warm.connections
+        self.direct_address = warm.instance.address if warm.is_direct else ""
+        self._direct_counter.start(None)
+        return True
+
     async def _launch(self, release: Callable[[], None]) -> None:
         context = self._context
         select_spawner(context.spawner, self.id, self.spawner_name)
@@ -259,7 +332,7 @@ class ProxySupervisor:
         if instance.adopted and instance.started_at <= context.revocation_time(self.id):
             await context.spawner.remove(self.id)
             instance = await context.spawner.ensure_running(self.id)
-        self._adopted = instance.adopted
+        self.origin = Origin.ADOPTED if instance.adopted else Origin.STARTED
         if instance.adopted:
             release()  # it runs already: waiting for its response needs no processor time
         self.pool = ConnectionPool(
@@ -269,7 +342,13 @@ class ProxySupervisor:
             ProxyUnavailable,
             filter_head=response_from_proxy,
         )
-        await wait_until_healthy(self.pool, context.clock)
+        health = await wait_until_healthy(self.pool, context.clock)
+        self.direct_address = instance.address if health.direct is not None else ""
+        self._direct_counter.start(health.direct if instance.adopted else None)
+        await context.spawner.start_completed(self.id)
+        if instance.adopted and instance.waiting_id:
+            # The last run of the cloud may have ended before the proxy was told.
+            await context.warm_pool.tell(self.pool, instance)
 
     async def _monitor(self) -> Event:
         """Check the proxy's health until it is idle for too long or no longer responds."""
@@ -277,6 +356,7 @@ class ProxySupervisor:
         context, missed, idle = self._context, 0, 0.0
         idle_timeout = context.settings.proxy_idle_timeout_seconds
         self._start_waiters.succeed(self.pool)
+        await self._await_desktops(self.pool)
         while missed < MAX_MISSED_CHECKS:
             until_idle_timeout = max(1.0, idle_timeout - idle)
             interval = context.settings.proxy_health_interval_seconds
@@ -290,13 +370,44 @@ class ProxySupervisor:
                 # If this process was delayed itself, the check shows nothing about the proxy.
                 missed += context.clock.seconds() - asked_at < HEALTH_TIMEOUT + MAX_OWN_DELAY
                 continue
+            self._direct_counter.update(health.direct)
             # Whoever requested the proxy a moment ago may not have connected to it yet.
             idle = min(health.idle_seconds, context.clock.seconds() - self._last_requested)
             missed = 0
             if idle >= idle_timeout:
                 cause = Cause("idle", f"was idle for {idle:.0f} seconds")
                 return Event(EventType.STOP_REQUESTED, cause)
+            if self._may_be_replaced(health, asked_at):
+                self._missing_desktops = health.desktops
+                return Event(EventType.STOP_REQUESTED, Cause("outdated", "ran another image"))
         return Event(EventType.FAILED, Cause("unresponsive", "no longer responded"))
+
+    def _may_be_replaced(self, health: Health, asked_at: float) -> bool:
+        """Return whether the proxy runs another version than a new one would, and has no request.
+
+        Its desktops do not keep it: they connect to the new one at once.
+        """
+        context = self._context
+        return (
+            not health.is_busy
+            and self._last_requested < asked_at - REQUEST_DELAY
+            and context.spawner.is_outdated(self.id)
+            and context.replacement_limiter.try_acquire()
+        )
+
+    async def _await_desktops(self, pool: ConnectionPool) -> None:
+        """Have new requests wait for the desktops of the proxy that this one replaces."""
+        clock = self._context.clock
+        deadline = clock.seconds() + DESKTOP_TIMEOUT
+        try:
+            while self._missing_desktops and clock.seconds() < deadline:
+                health = await fetch_health(pool, clock, DESKTOP_TIMEOUT)
+                if health is not None and health.desktops >= self._missing_desktops:
+                    break
+                await sleep(clock, DESKTOP_POLL_INTERVAL)
+        finally:
+            self._missing_desktops = 0
+            self._desktop_waiters.succeed(None)
 
     async def _remove(self) -> Event:
         """Close the connections and have the spawner remove the proxy."""
@@ -321,9 +432,9 @@ class ProxySupervisor:
         return Event(EventType.FAILURE_EXPIRED)
 
     async def _become_absent(self) -> Event | None:
-        """Discard this supervisor, unless the proxy was requested while it stopped."""
+        """Discard this supervisor, unless the proxy was requested, or is replaced for desktops."""
         self._stop_waiters.succeed(None)
-        if self._start_waiters:
+        if self._start_waiters or self._missing_desktops:
             return Event(EventType.REQUESTED)
         self._on_discard(self)
         return None
@@ -347,6 +458,8 @@ class ProxySupervisor:
         )
 
     def _close_pool(self) -> None:
+        self.direct_address = ""
+        self._direct_counter.stop()
         pool, self.pool = self.pool, None
         if pool is not None:
             pool.close()

@@ -7,8 +7,6 @@ from contextlib import suppress
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from twisted.logger import Logger
-
 from ctllm.cloud.docker_api import (
     Container,
     ContainerSummary,
@@ -24,7 +22,8 @@ from ctllm.cloud.spawners.container_spec import (
     network_config,
     network_name,
 )
-from ctllm.cloud.spawners.host_routes import is_blackholed, list_routes
+from ctllm.cloud.spawners.host_isolation import HostIsolation
+from ctllm.cloud.spawners.host_routes import list_routes
 from ctllm.cloud.spawners.subnet_allocator import SubnetAllocator
 
 #: Docker refuses a subnet that another of its clients has taken meanwhile.
@@ -38,38 +37,47 @@ UNREACHABLE_RESOLVER = "192.0.2.1"
 class BridgeNetwork:
     """A `Connectivity` by networks whose subnets are taken from `pool`.
 
-    `route_table` is the file with the routes of Docker's host, if that is this host.
+    If Docker's host is this host, `isolation` protects it from the containers, and `route_table` is
+    the file with its routes.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
         docker: DockerClient,
         labels: CloudLabels,
         pool: IPv4Network,
+        isolation: HostIsolation | None = None,
         route_table: Path | None = None,
     ) -> None:
-        self._docker, self._labels, self._pool = docker, labels, pool
-        self._route_table = route_table
+        self._docker, self._labels = docker, labels
+        self._isolation, self._route_table = isolation, route_table
         self._subnets = SubnetAllocator(pool)
 
     def check_host(self) -> None:
-        """Warn if this host has no blackhole route for the pool, which the firewall sets up."""
-        if self._route_table is not None and not is_blackholed(self._pool, self._route_table):
-            self._log.warn(
-                "Containers of streaming proxies can reach services of this host: run, as root, "
-                "ctllm firewall"
-            )
+        """Warn if containers can reach this host, and nothing will prevent that."""
+        if self._isolation is not None:
+            self._isolation.warn_if_unchecked()
 
-    async def provision(self, proxy_id: str) -> ContainerConnectivity:
-        """Create the proxy's network. Raises ServiceUnavailable if no subnet is free."""
-        await self._create_network(proxy_id)
+    async def verify_isolation(self) -> None:
+        """Raise ProxyUnavailable unless the firewall isolates containers from this host."""
+        if self._isolation is not None:
+            await self._isolation.verify()
+
+    async def prepare(self, proxy_id: str) -> ContainerConnectivity:
+        """Return what the container needs: Docker looks its network up when it starts."""
         return ContainerConnectivity(
             # All addresses of a network in which there is only this container.
             ("--port", str(PROXY_PORT), "--host", "0.0.0.0"),  # noqa: S104
             {"NetworkMode": network_name(proxy_id), "Dns": [UNREACHABLE_RESOLVER]},
         )
+
+    async def provision(self, proxy_id: str) -> None:
+        """Create the proxy's network.
+
+        Raises ServiceUnavailable if no subnet is free, and ProxyUnavailable without isolation.
+        """
+        await self.verify_isolation()
+        await self._create_network(proxy_id)
 
     async def container_started(self, proxy_id: str) -> None:
         """Do nothing: Docker has assigned an address."""
@@ -77,7 +85,7 @@ class BridgeNetwork:
     def endpoint(self, proxy_id: str, container: Container | ContainerSummary) -> str:
         """Return the endpoint of the container's address in its network."""
         address = container.address(network_name(proxy_id))
-        return f"tcp:host={address}:port={PROXY_PORT}" if address else ""
+        return f"tcp:{address}:{PROXY_PORT}" if address else ""
 
     def proxy_socket(self, proxy_id: str, container: Container | ContainerSummary) -> None:
         """Return None: the endpoint is an IP address."""

@@ -66,6 +66,24 @@ class CompositeSpawner(MultiService):
         self._located[proxy_id] = name
         return await self._spawners[name].ensure_running(proxy_id)
 
+    async def start_completed(self, proxy_id: str) -> None:
+        """Tell the spawner of the proxy that it responds. Raises CtllmError if that fails."""
+        await self._spawners[self._located.get(proxy_id, self._default)].start_completed(proxy_id)
+
+    def can_assign(self, waiting_id: str, proxy_id: str) -> bool:
+        """Return whether the waiting proxy runs where that of the user shall."""
+        wanted = self._selected.get(proxy_id) or self._located.get(proxy_id) or self._default
+        runs_there = self._located.get(waiting_id) == wanted
+        return runs_there and self._spawners[wanted].can_assign(waiting_id, proxy_id)
+
+    async def assign(self, waiting_id: str, proxy_id: str) -> ProxyInstance:
+        """Give a waiting proxy the id of a user's. Raises CtllmError."""
+        name = self._located[waiting_id]
+        instance = await self._spawners[name].assign(waiting_id, proxy_id)
+        self._located.pop(waiting_id, None)
+        self._located[proxy_id] = name
+        return instance
+
     async def remove(self, proxy_id: str) -> None:
         """Stop the proxy and remove all that belongs to it, if it exists."""
         self._selected.pop(proxy_id, None)
@@ -88,6 +106,11 @@ class CompositeSpawner(MultiService):
                 else:
                     await self._remove_from(name, instance.id)
         return [*listed.values()]
+
+    def is_outdated(self, proxy_id: str) -> bool:
+        """Return whether a proxy runs another version than a new one would."""
+        name = self._located.get(proxy_id)
+        return name is not None and self._spawners[name].is_outdated(proxy_id)
 
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         """Return the resources that each proxy uses, where the system reports them."""

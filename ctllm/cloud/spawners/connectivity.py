@@ -38,8 +38,17 @@ class Connectivity(Protocol):
     def check_host(self) -> None:
         """Raise BadConfiguration if this host lacks what containers need. Called at the start."""
 
-    async def provision(self, proxy_id: str) -> ContainerConnectivity:
-        """Create what the proxy's container needs. Raises CtllmError if that fails."""
+    async def verify_isolation(self) -> None:
+        """Raise ProxyUnavailable if a container that starts now could reach this host."""
+
+    async def prepare(self, proxy_id: str) -> ContainerConnectivity:
+        """Create what must exist before the proxy's container; return what the container needs.
+
+        Raises CtllmError if that fails.
+        """
+
+    async def provision(self, proxy_id: str) -> None:
+        """Create what must exist before the container starts. Raises CtllmError if that fails."""
 
     async def container_started(self, proxy_id: str) -> None:
         """Complete what can only be done once the container runs. Never times out by itself."""
@@ -56,7 +65,7 @@ class Connectivity(Protocol):
         """Return the UNIX socket of `endpoint`, or None if that is not a UNIX socket."""
 
     async def deprovision(self, proxy_id: str) -> None:
-        """Remove what `provision` created, if anything. The container no longer exists."""
+        """Remove what was created for a container, if anything. The container no longer exists."""
 
     async def list_provisioned(self) -> set[str]:
         """Return the ids of the proxies for which something is provisioned."""

@@ -11,23 +11,26 @@ from typing import Any, TypeAlias
 
 from ctllm import __version__
 from ctllm.cloud.spawners.connectivity import CONTAINER_USER, ContainerConnectivity
+from ctllm.cloud.spawners.interfaces import ID_PREFIX, is_waiting_id
 from ctllm.config import Proxy, to_options
 
 JsonObject: TypeAlias = dict[str, Any]
 
-#: Prefixes of names. The rest is the hash of the user.
-CONTAINER_PREFIX, NETWORK_PREFIX, BRIDGE_PREFIX = "ctllm-proxy-", "ctllm-net-", "ctl"
-INSTANCE_LABEL, PROXY_LABEL, KEY_LABEL, VERSION_LABEL = (
+#: Prefixes of the names of a proxy's network and of its bridge; a container is named as the proxy.
+NETWORK_PREFIX, BRIDGE_PREFIX = "ctllm-net-", "ctl"
+INSTANCE_LABEL, PROXY_LABEL, KEY_LABEL, VERSION_LABEL, SETTINGS_LABEL = (
     "ctllm.instance",
     "ctllm.proxy",
     "ctllm.key",
     "ctllm.version",
+    "ctllm.settings",
 )
 #: The port of a proxy in a network of its own.
 PROXY_PORT = 8080
 #: A proxy has one thread; the rest is for the start of the container.
 MAX_PIDS = 32
-#: Half a processor, in units of 1e-9.
+#: Half a processor, in units of 1e-9: the limit of a proxy that has started. Its start has none,
+#: because it would take twice as long.
 NANO_CPUS = 500_000_000
 #: A proxy logs a line when a tunnel connects or disconnects.
 _LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
@@ -74,9 +77,18 @@ class CloudLabels:
         return sha256(self.public_key.encode()).hexdigest()[:16]
 
 
+def created_as(labels: Mapping[str, str], name: str) -> str:
+    """Return the id with which the container `name` was created, which its network has, too.
+
+    Docker renames a container that waited for a user, but not its labels.
+    """
+    label = labels.get(PROXY_LABEL, "")
+    return label if is_waiting_id(label) else name
+
+
 def network_name(proxy_id: str) -> str:
     """Return the name of a proxy's network."""
-    return NETWORK_PREFIX + proxy_id.removeprefix(CONTAINER_PREFIX)
+    return NETWORK_PREFIX + proxy_id.removeprefix(ID_PREFIX)
 
 
 def network_config(labels: CloudLabels, proxy_id: str, subnet: IPv4Network) -> JsonObject:
@@ -115,6 +127,7 @@ def container_config(
         proxy_id,
         "--cloud-key",
         labels.public_key,
+        *(["--waiting"] if is_waiting_id(proxy_id) else []),
         *connectivity.listen_arguments,
         *to_options(settings),
     ]
@@ -122,17 +135,25 @@ def container_config(
         "Image": image,
         "Cmd": command,
         "User": f"{CONTAINER_USER}:{connectivity.group}",
-        "Labels": labels.labels_for(proxy_id),
+        "Labels": {
+            **labels.labels_for(proxy_id),
+            SETTINGS_LABEL: settings_id(image, settings),
+        },
         "OpenStdin": False,
         "HostConfig": {**_host_config(settings), **connectivity.host_config},
     }
+
+
+def settings_id(image: str, settings: Proxy) -> str:
+    """Return a hash of what containers are created with, apart from their ids."""
+    text = repr((image, to_options(settings), _host_config(settings)))
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _host_config(settings: Proxy) -> JsonObject:
     return {
         "Memory": settings.max_memory_bytes,
         "MemorySwap": settings.max_memory_bytes,  # memory and swap together, so no swap
-        "NanoCpus": NANO_CPUS,
         "PidsLimit": MAX_PIDS,
         "ReadonlyRootfs": True,
         "IpcMode": "none",

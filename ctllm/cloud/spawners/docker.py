@@ -18,21 +18,34 @@ from ctllm.cloud.docker_api import (
     Container,
     ContainerSummary,
     DockerClient,
+    DockerConflict,
     DockerError,
     DockerNotFound,
 )
 from ctllm.cloud.spawners.connectivity import Connectivity
-from ctllm.cloud.spawners.container_spec import PROXY_LABEL, CloudLabels, container_config
+from ctllm.cloud.spawners.container_spec import (
+    NANO_CPUS,
+    PROXY_LABEL,
+    SETTINGS_LABEL,
+    CloudLabels,
+    container_config,
+    created_as,
+    settings_id,
+)
 from ctllm.cloud.spawners.exit_watcher import ExitWatcher, RunningContainer
 from ctllm.cloud.spawners.interfaces import (
     ExitObserver,
     ExitObservers,
+    NameInUse,
     ProxyInstance,
     ResourceUsage,
+    is_proxy_id,
+    is_waiting_id,
 )
 from ctllm.cloud.spawners.resource_usage import container_usage
 from ctllm.config import Proxy
 from ctllm.errors import CtllmError, ProxyUnavailable
+from ctllm.reactor.deferred_tools import run_together
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import MultiService
 
@@ -68,6 +81,8 @@ class DockerSpawner(MultiService):
         self._exit_observers = ExitObservers()
         self._locks: WeakValueDictionary[str, DeferredLock] = WeakValueDictionary()
         self._problems: dict[str, str] = {}
+        self._outdated: frozenset[str] = frozenset()  # ids of containers
+        self._unlimited: set[str] = set()  # proxies whose processor time has no limit yet
         self._stats_slots = DeferredSemaphore(MAX_CONCURRENT_STATS)
         self._exit_watcher = ExitWatcher(
             docker, clock, labels.selector, now, self._exit_observers.notify
@@ -76,7 +91,7 @@ class DockerSpawner(MultiService):
 
     @property
     def problem(self) -> str:
-        """What is wrong with Docker, the image or the last start, or an empty string."""
+        """What is wrong with Docker, image, firewall or the last start, or an empty string."""
         return next(iter(self._problems.values()), "")
 
     def add_exit_observer(self, observer: ExitObserver) -> None:
@@ -99,6 +114,8 @@ class DockerSpawner(MultiService):
                 if container is None or not adopted:
                     await self._remove_resources(proxy_id)
                     container = await self._start_container(proxy_id)
+                if container.host_config.nano_cpus != NANO_CPUS:
+                    self._unlimited.add(proxy_id)
                 instance = self._started_instance(proxy_id, container, adopted)
                 if not instance.endpoint:
                     raise ProxyUnavailable("Its container exited, or was replaced by another one.")
@@ -106,9 +123,47 @@ class DockerSpawner(MultiService):
             self._watch(proxy_id, container)
             return instance
 
+    async def start_completed(self, proxy_id: str) -> None:
+        """Limit the processor time of the proxy. Raises DockerError if that fails."""
+        if proxy_id in self._unlimited:
+            await self._docker.limit_processors(proxy_id, NANO_CPUS)
+            self._unlimited.discard(proxy_id)
+
+    def can_assign(self, waiting_id: str, proxy_id: str) -> bool:
+        """Return whether the waiting container runs, and the user has none, as far as is known."""
+        watched = self._exit_watcher.watched
+        return waiting_id in watched and proxy_id not in watched
+
+    async def assign(self, waiting_id: str, proxy_id: str) -> ProxyInstance:
+        """Rename a waiting container. Its name is what assigns it: Docker keeps names unique.
+
+        Raises NameInUse, and ProxyUnavailable if it is outdated or not isolated from this host.
+        """
+        async with self._lock(proxy_id), self._lock(waiting_id):
+            container, _ = await run_together(
+                self._inspect_waiting(waiting_id), self._connectivity.verify_isolation()
+            )
+            try:
+                await self._docker.rename_container(container.id, proxy_id)
+            except DockerConflict as error:
+                raise NameInUse(error.message) from error
+            self._exit_watcher.rename(waiting_id, proxy_id)
+            return self._started_instance(proxy_id, container, adopted=False)
+
+    async def _inspect_waiting(self, waiting_id: str) -> Container:
+        """Return a waiting container; raises ProxyUnavailable unless a new one would be equal."""
+        container, image = await run_together(
+            self._docker.inspect_container(waiting_id), self._docker.inspect_image(self._image)
+        )
+        is_outdated = container.image != image.id or self._has_other_settings(container.labels)
+        if is_outdated or not self._is_usable(waiting_id, container):
+            raise ProxyUnavailable("The container that waited is outdated, or does not run.")
+        return container
+
     async def remove(self, proxy_id: str) -> None:
         """Stop the proxy's container and remove all that belongs to it, if anything exists."""
         self._exit_watcher.unwatch(proxy_id)
+        self._unlimited.discard(proxy_id)
         async with self._lock(proxy_id):
             await self._remove_resources(proxy_id)
 
@@ -131,14 +186,29 @@ class DockerSpawner(MultiService):
             proxy_ids = set(listed)
             for connectivity in self._connectivities:
                 proxy_ids |= await connectivity.list_provisioned()
+        image_id = ""
         with suppress(DockerError), self._recording_problem("image"):
-            await self._docker.inspect_image(self._image)
+            image_id = (await self._docker.inspect_image(self._image)).id
+        with suppress(ProxyUnavailable), self._recording_problem("firewall"):
+            await self._connectivity.verify_isolation()
         usable = [name for name, each in listed.items() if self._is_usable_summary(each)]
-        for proxy_id in proxy_ids - set(usable):
+        self._outdated = frozenset(
+            listed[name].id for name in usable if self._is_outdated_summary(listed[name], image_id)
+        )
+        in_use = {created_as(each.labels or {}, name) for name, each in listed.items()}
+        for proxy_id in proxy_ids - set(usable) - (in_use - listed.keys()):
             await self._remove_leftovers(proxy_id)
         return [
             self._make_instance(name, listed[name], listed[name].created, True) for name in usable
         ]
+
+    def is_outdated(self, proxy_id: str) -> bool:
+        """Return whether the container's image is not the one that `image` names now.
+
+        It is False while something keeps containers from starting.
+        """
+        container = self._exit_watcher.watched.get(proxy_id)
+        return container is not None and container.id in self._outdated and not self._problems
 
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         """Return what each running container uses."""
@@ -199,22 +269,37 @@ class DockerSpawner(MultiService):
             )
         state = container.state
         is_running = state.running and not state.paused and state.status == "running"
-        is_reachable = bool(self._connectivity.endpoint(proxy_id, container))
+        resources = created_as(container.labels, proxy_id)
+        is_reachable = bool(self._connectivity.endpoint(resources, container))
         return is_running and is_reachable and self._labels.is_current(container.labels)
 
+    def _has_other_settings(self, labels: Mapping[str, str]) -> bool:
+        return labels.get(SETTINGS_LABEL) != settings_id(self._image, self._settings)
+
+    def _is_outdated_summary(self, summary: ContainerSummary, image_id: str) -> bool:
+        """Return whether a container has another image, or waits with other settings."""
+        is_waiting = is_waiting_id(summary.name)
+        has_other_settings = is_waiting and self._has_other_settings(summary.labels or {})
+        return summary.image_id not in ("", image_id) or has_other_settings
+
     def _is_owned(self, summary: ContainerSummary) -> bool:
-        labels = summary.labels or {}
-        return self._labels.is_owned(labels) and labels.get(PROXY_LABEL) == summary.name
+        labels, name = summary.labels or {}, summary.name
+        is_assigned = is_proxy_id(name) and is_waiting_id(labels.get(PROXY_LABEL, ""))
+        return self._labels.is_owned(labels) and (is_assigned or labels.get(PROXY_LABEL) == name)
 
     def _is_usable_summary(self, summary: ContainerSummary) -> bool:
         is_running = summary.state == "running"
-        is_reachable = bool(self._connectivity.endpoint(summary.name, summary))
-        return is_running and is_reachable and self._labels.is_current(summary.labels or {})
+        labels = summary.labels or {}
+        resources = created_as(labels, summary.name)
+        is_reachable = bool(self._connectivity.endpoint(resources, summary))
+        return is_running and is_reachable and self._labels.is_current(labels)
 
     async def _start_container(self, proxy_id: str) -> Container:
-        connectivity = await self._connectivity.provision(proxy_id)
+        connectivity = await self._connectivity.prepare(proxy_id)
         config = container_config(self._image, self._labels, proxy_id, self._settings, connectivity)
-        container_id = await self._docker.create_container(proxy_id, config)
+        container_id, _ = await run_together(
+            self._docker.create_container(proxy_id, config), self._connectivity.provision(proxy_id)
+        )
         await self._docker.start_container(container_id)
         container = await self._docker.inspect_container(container_id)
         if not container.state.running:
@@ -227,14 +312,25 @@ class DockerSpawner(MultiService):
 
     async def _remove_resources(self, proxy_id: str) -> None:
         """Remove the proxy's container, if it belongs to this cloud, and what was provisioned."""
-        container = await self._find_container(proxy_id)
+        container, resources = await self._find_container(proxy_id), {proxy_id}
+        if container is None and await self._is_assigned(proxy_id):
+            return
         if container is not None and self._labels.is_owned(container.labels):
+            resources.add(created_as(container.labels, proxy_id))
             if container.state.status == "running":
                 # On SIGTERM the proxy notifies its desktops, which reconnect at once.
                 await self._docker.stop_container(container.id, STOP_TIMEOUT)
             await self._docker.remove_container(container.id)
         for connectivity in self._connectivities:
-            await connectivity.deprovision(proxy_id)
+            for each in resources:
+                await connectivity.deprovision(each)
+
+    async def _is_assigned(self, proxy_id: str) -> bool:
+        """Return whether a container that waited has the name of a user's proxy now."""
+        if not is_waiting_id(proxy_id):
+            return False
+        created = await self._docker.list_containers(f"{PROXY_LABEL}={proxy_id}")
+        return any(self._is_owned(each) for each in created)
 
     async def _remove_leftovers(self, proxy_id: str) -> None:
         """Remove what is left of a proxy, unless it is in use or its container runs after all."""
@@ -268,6 +364,8 @@ class DockerSpawner(MultiService):
         started_at: float,
         adopted: bool,
     ) -> ProxyInstance:
-        endpoint = self._connectivity.endpoint(proxy_id, container)
-        socket = self._connectivity.proxy_socket(proxy_id, container)
-        return ProxyInstance(proxy_id, endpoint, started_at, adopted, socket)
+        resources = created_as(container.labels or {}, proxy_id)
+        endpoint = self._connectivity.endpoint(resources, container)
+        socket = self._connectivity.proxy_socket(resources, container)
+        waiting_id = resources if is_waiting_id(resources) else ""
+        return ProxyInstance(proxy_id, endpoint, started_at, adopted, socket, waiting_id)

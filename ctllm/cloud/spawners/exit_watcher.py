@@ -13,7 +13,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.cloud.docker_api import DockerClient, DockerError, DockerEvent
-from ctllm.cloud.spawners.container_spec import PROXY_LABEL
 from ctllm.cloud.spawners.interfaces import ExitObserver
 from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
 from ctllm.reactor.deferred_tools import sleep
@@ -74,6 +73,10 @@ class ExitWatcher(Service):
         """Watch the container of a proxy."""
         self.watched[proxy_id] = container
 
+    def rename(self, old: str, new: str) -> None:
+        """Watch a container as that of another proxy."""
+        self.watched[new] = self.watched.pop(old)
+
     def unwatch(self, proxy_id: str) -> None:
         """Do not report the exit of a proxy's container, because it is about to be stopped."""
         container = self.watched.pop(proxy_id, None)
@@ -117,9 +120,11 @@ class ExitWatcher(Service):
                 )
 
     def _handle_event(self, event: DockerEvent) -> None:
-        proxy_id, container_id = event.attributes.get(PROXY_LABEL, ""), event.actor.id
-        container = self.watched.get(proxy_id)
-        if container is None or container.id != container_id:
+        container_id = event.actor.id
+        # Not by the label: a container that waited has that of nobody.
+        watched = (name for name, each in self.watched.items() if each.id == container_id)
+        proxy_id = next(watched, None)
+        if proxy_id is None:
             return
         if event.action == "oom":
             self._out_of_memory.add(container_id)

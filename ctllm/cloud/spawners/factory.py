@@ -12,12 +12,14 @@ from ctllm.cloud.spawners.composite import CompositeSpawner
 from ctllm.cloud.spawners.connectivity import Connectivity
 from ctllm.cloud.spawners.container_spec import CloudLabels
 from ctllm.cloud.spawners.docker import DockerSpawner
+from ctllm.cloud.spawners.host_isolation import HostIsolation, firewall_endpoint
 from ctllm.cloud.spawners.host_routes import ROUTE_TABLE
 from ctllm.cloud.spawners.interfaces import Spawner
 from ctllm.cloud.spawners.process import ProcessReactor, ProcessSpawner
 from ctllm.cloud.spawners.socket_mount import SocketMount
 from ctllm.config import Cloud, Proxy, parse_network_pool, parse_uid_range
 from ctllm.errors import BadConfiguration
+from ctllm.system.kernel_limits import LowLimit, find_low_limits
 
 
 def create_spawner(
@@ -44,6 +46,14 @@ def create_spawner(
     return CompositeSpawner({name: create(name) for name in sorted(names)}, settings.spawner)
 
 
+def find_low_kernel_limits(settings: Cloud) -> list[LowLimit]:
+    """Return the limits of this machine that `max_proxies` containers reach, if they run here."""
+    spawners = {settings.spawner, *(tier.spawner for tier in settings.tiers.values())}
+    if "docker" not in spawners or not settings.docker_url.startswith("unix:"):
+        return []
+    return find_low_limits(settings.max_proxies, settings.docker_network == "bridge")
+
+
 def _create_docker_spawner(
     reactor: ProcessReactor,
     settings: Cloud,
@@ -62,8 +72,13 @@ def _create_docker_spawner(
     )
     labels = CloudLabels(keys.instance_secret, keys.public_key_text)
     pool = parse_network_pool(settings.docker_network_pool)
-    bridge = BridgeNetwork(docker, labels, pool, ROUTE_TABLE if is_local else None)
-    mount = SocketMount(state_dir, reactor)
+    bridge = BridgeNetwork(docker, labels, pool)
+    if is_local:
+        firewall = firewall_endpoint(reactor, settings.firewall_socket)
+        isolation = HostIsolation(firewall, reactor, pool, ROUTE_TABLE)
+        bridge = BridgeNetwork(docker, labels, pool, isolation, ROUTE_TABLE)
+    sockets_dir = Path(settings.sockets_dir).expanduser() if settings.sockets_dir else None
+    mount = SocketMount(state_dir, reactor, shared_dir=sockets_dir)
     connectivities: list[Connectivity] = [bridge, mount]
     if settings.docker_network == "none":
         connectivities.reverse()

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -27,9 +28,11 @@ from twisted.python.failure import Failure
 from ctllm.cloud.spawners.interfaces import (
     ExitObserver,
     ExitObservers,
+    NameInUse,
     ProxyInstance,
     ProxySocket,
     ResourceUsage,
+    is_waiting_id,
 )
 from ctllm.cloud.spawners.listen_addresses import (
     ListenAddress,
@@ -90,10 +93,12 @@ def proxy_command(cloud_key: str, settings: Proxy) -> CommandFactory:
     """
 
     def command(proxy_id: str, listen_arguments: Sequence[str]) -> Sequence[str]:
+        waiting = ["--waiting"] if is_waiting_id(proxy_id) else []
         # -P: the working directory of the cloud is not on the module path. All settings are
         # arguments, so that the proxy needs no configuration file.
         return [sys.executable, "-P", "-m", "ctllm.proxy_main", *listen_arguments,
-                "--id", proxy_id, "--cloud-key", cloud_key, *to_options(settings)]  # fmt: skip
+                "--id", proxy_id, "--cloud-key", cloud_key, *waiting,
+                *to_options(settings)]  # fmt: skip
 
     return command
 
@@ -177,6 +182,25 @@ class ProcessSpawner(Service):
             process = self._processes.get(proxy_id)
         return process.instance if process is not None else self._spawn(proxy_id)
 
+    async def start_completed(self, proxy_id: str) -> None:
+        """Do nothing: a process has its limits before it listens."""
+
+    def can_assign(self, waiting_id: str, proxy_id: str) -> bool:
+        """Return whether the waiting process runs, and the user has none."""
+        return waiting_id in self._processes and proxy_id not in self._processes
+
+    async def assign(self, waiting_id: str, proxy_id: str) -> ProxyInstance:
+        """Give a waiting process the id of a user's proxy. Raises ProxyUnavailable."""
+        if proxy_id in self._processes:
+            raise NameInUse("Its process runs already.")
+        process = self._processes.pop(waiting_id, None)
+        if process is None:
+            raise ProxyUnavailable("Its process has exited.")
+        process.id = proxy_id
+        process.instance = replace(process.instance, id=proxy_id)
+        self._processes[proxy_id] = process
+        return process.instance
+
     async def remove(self, proxy_id: str) -> None:
         """Stop the proxy, if it exists, and wait until it has exited."""
         if proxy_id in self._processes:
@@ -190,6 +214,10 @@ class ProcessSpawner(Service):
     async def list(self) -> Sequence[ProxyInstance]:
         """Return all proxies that are not stopping."""
         return [process.instance for process in self._processes.values() if not process.stopping]
+
+    def is_outdated(self, proxy_id: str) -> bool:
+        """Return False: processes run the cloud's own version."""
+        return False
 
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         """Return what each process uses."""
@@ -230,7 +258,10 @@ class ProcessSpawner(Service):
         if address.socket_path:
             # The proxy binds its socket before it switches users.
             socket = ProxySocket(address.socket_path, os.geteuid(), process.pid)
-        process.instance = ProxyInstance(proxy_id, address.endpoint, self._now(), socket=socket)
+        waiting_id = proxy_id if is_waiting_id(proxy_id) else ""
+        process.instance = ProxyInstance(
+            proxy_id, address.endpoint, self._now(), socket=socket, waiting_id=waiting_id
+        )
         self._processes[proxy_id] = process
         return process.instance
 
@@ -268,7 +299,10 @@ class ProxyProcess(ProcessProtocol):
         self._kill_timer: Timer | None = None
         self._stdout = LogLineSplitter(self._log_output)
         self._stderr = LogLineSplitter(self._log_error_output)
-        self._short_id = id.rpartition("-")[2][:12]
+
+    @property
+    def _short_id(self) -> str:
+        return self.id.rpartition("-")[2][:12]
 
     @property
     def pid(self) -> int:

@@ -1,8 +1,9 @@
 """Connectivity by a UNIX socket in a directory that a container shares with the cloud.
 
-The container has no network. The outer directory admits only the cloud's user. The inner one is
-mounted in the container: the proxy creates its socket there, and then the directory is sealed, so
-that no process in the container can create, remove or rename anything in it.
+The container has no network. The outer directory admits only the cloud's user, or also its group if
+the cloud shares it with a reverse proxy. The inner one is mounted in the container: the proxy
+creates its socket there, and then the directory is sealed, so that no process in the container can
+create, remove or rename anything in it.
 
 A directory is sealed if the container's user does not own it, nobody may write to it, and it
 contains one socket of the container's user and nothing else. The cloud connects to sockets in
@@ -37,6 +38,8 @@ from ctllm.system.private_dir import PrivateDirectory, open_directory
 _CONTAINER_DIRECTORY, _SOCKET_NAME = "/run/ctllm", "proxy.sock"
 #: The mode of the directory while the proxy creates its socket, and afterwards.
 _WRITABLE_MODE, _SEALED_MODE = 0o770, 0o550
+#: What nobody but the owner may do with a shared directory: others nothing, its group only enter.
+_FORBIDDEN_SHARED_MODE = 0o067
 #: Seconds between two checks whether the socket exists.
 _POLL_INTERVAL = 0.02
 #: Bytes. Linux's limit: a host that shares directories with Linux containers is Linux.
@@ -44,23 +47,31 @@ _MAX_SOCKET_PATH_BYTES = 107
 
 
 class SocketMount:
-    """A `Connectivity` by directories below `state_dir`.
+    """A `Connectivity` by directories below `state_dir`, or in `shared_dir`.
 
-    `container_uid` is the user id of proxies in containers.
+    `container_uid` is the user id of proxies in containers. The group of `shared_dir` may connect
+    to the proxies; its owner has made it, with mode 0700 or 0710.
     """
 
     _log = Logger()
 
-    def __init__(self, state_dir: Path, clock: Clock, container_uid: int = CONTAINER_USER) -> None:
-        self._base, self._clock = state_dir / "sockets", clock
+    def __init__(
+        self,
+        state_dir: Path,
+        clock: Clock,
+        container_uid: int = CONTAINER_USER,
+        shared_dir: Path | None = None,
+    ) -> None:
+        self._base, self._clock = shared_dir or state_dir / "sockets", clock
+        self._is_shared = shared_dir is not None
         self._container_uid = container_uid
 
     def check_host(self) -> None:
         """Create the outer directory. Raises BadConfiguration if sockets cannot be in it."""
         if len(os.fsencode(self._directory("") / _SOCKET_NAME)) > _MAX_SOCKET_PATH_BYTES:
             raise BadConfiguration(
-                f"The path {self._base} is too long for sockets. Choose a shorter --state-dir, or "
-                "docker_network = bridge."
+                f"The path {self._base} is too long for sockets. Choose a shorter --state-dir or "
+                "--sockets-dir, or docker_network = bridge."
             )
         if os.geteuid() == self._container_uid:  # the owner of a directory can unseal it
             raise BadConfiguration(
@@ -68,9 +79,15 @@ class SocketMount:
                 "is the user inside the containers. They could change what the cloud connects to. "
                 "Run the cloud as another user, or use docker_network = bridge."
             )
-        PrivateDirectory(self._base)
+        if self._is_shared:
+            self._check_shared_directory()
+        else:
+            PrivateDirectory(self._base)
 
-    async def provision(self, proxy_id: str) -> ContainerConnectivity:
+    async def verify_isolation(self) -> None:
+        """Do nothing: the container has no network."""
+
+    async def prepare(self, proxy_id: str) -> ContainerConnectivity:
         """Create an empty directory to which the container's group may write."""
         directory, group = self._directory(proxy_id), os.getegid() or CONTAINER_GROUP
         await self.deprovision(proxy_id)
@@ -87,6 +104,9 @@ class SocketMount:
             {"NetworkMode": "none", "Mounts": [mount]},
             group,
         )
+
+    async def provision(self, proxy_id: str) -> None:
+        """Do nothing: Docker mounts the directory when it creates the container."""
 
     async def container_started(self, proxy_id: str) -> None:
         """Wait for the socket, then seal the directory.
@@ -136,6 +156,23 @@ class SocketMount:
     async def list_provisioned(self) -> set[str]:
         """Return nothing: directories do not contain proxy ids, and leftovers do no harm."""
         return set()
+
+    def _check_shared_directory(self) -> None:
+        """Raise BadConfiguration unless only this user can change it, and only its group enter."""
+        try:
+            status = os.stat(self._base, follow_symlinks=False)
+        except OSError as error:
+            raise BadConfiguration(
+                f"cloud.sockets_dir: cannot use {self._base}: {error.strerror}. Create it with: "
+                f"install -d -m 0710 {self._base}"
+            ) from error
+        is_private = stat.S_ISDIR(status.st_mode) and not status.st_mode & _FORBIDDEN_SHARED_MODE
+        if not is_private or status.st_uid != os.geteuid():
+            raise BadConfiguration(
+                f"cloud.sockets_dir: {self._base} must be a directory of the cloud's user, which "
+                f"others cannot enter. Run: chown {os.geteuid()} {self._base}; "
+                f"chmod 0710 {self._base}"
+            )
 
     def _directory(self, proxy_id: str) -> Path:
         return self._base / sha256(proxy_id.encode()).hexdigest()[:16]

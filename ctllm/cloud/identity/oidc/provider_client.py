@@ -10,20 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.ssl import optionsForClientTLS
-
 from ctllm import __version__
 from ctllm.cloud.identity.oidc.key_set import PublicKey, parse_key_set
 from ctllm.cloud.identity.oidc.metadata import ProviderMetadata, metadata_url, parse_metadata
 from ctllm.errors import BadGateway
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import exchange
+from ctllm.http.client.url_endpoint import endpoint_for_url
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead, get_header
 from ctllm.reactor.interfaces import Clock, Endpoint
 
-#: Seconds for a TCP connection, and for a whole request.
-CONNECT_TIMEOUT = 5
+#: Seconds for a whole request.
 REQUEST_TIMEOUT = 10.0
 #: The most bytes of a response. Microsoft's keys, with their certificates, have 20 kB.
 MAX_RESPONSE = 256 * 1024
@@ -40,7 +37,11 @@ class FetchedKeys:
 
 
 class ProviderClient:
-    """The client of the provider with `issuer`. `endpoint_for` returns the endpoint of a URL."""
+    """The client of the provider with `issuer`.
+
+    `endpoint_for` returns the endpoint of a URL: by default through the HTTP proxy that the
+    environment names, with a verified certificate if it is https.
+    """
 
     def __init__(
         self,
@@ -55,26 +56,30 @@ class ProviderClient:
         self._timeout = timeout
         self._metadata: ProviderMetadata | None = None
         self._metadata_read = 0.0
+        self._have_keys_failed = False
 
     async def metadata(self) -> ProviderMetadata:
         """Return the provider's metadata, at most an hour old; raises BadGateway."""
         is_old = self._clock.seconds() - self._metadata_read >= METADATA_TTL
         if self._metadata is None or is_old:
-            _, body = await self._get(metadata_url(self._issuer), ())
-            self._metadata = parse_metadata(body, self._issuer)
-            self._metadata_read = self._clock.seconds()
+            return await self._read_metadata()
+        return self._metadata
+
+    async def _read_metadata(self) -> ProviderMetadata:
+        _, body = await self._get(metadata_url(self._issuer), ())
+        self._metadata = parse_metadata(body, self._issuer)
+        self._metadata_read = self._clock.seconds()
         return self._metadata
 
     async def fetch_keys(self, known: FetchedKeys | None) -> FetchedKeys:
         """Return the provider's keys now; `known` if they have not changed. Raises BadGateway."""
         tag = known.entity_tag if known else b""
         condition = ((b"If-None-Match", tag),) if tag else ()
-        metadata = await self.metadata()
-        try:
-            head, body = await self._get(metadata.jwks_uri, condition)
-        except BadGateway:
-            self._metadata = None  # the keys may be at another address now
-            raise
+        # After a failure the keys may be at another address.
+        metadata = await (self._read_metadata() if self._have_keys_failed else self.metadata())
+        self._have_keys_failed = True
+        head, body = await self._get(metadata.jwks_uri, condition)
+        self._have_keys_failed = False
         if head.status == 304 and known:
             return known
         return FetchedKeys(parse_key_set(body), get_header(head.headers, b"etag") or b"")
@@ -116,15 +121,3 @@ class ProviderClient:
         if (get_header(head.headers, b"content-encoding") or b"identity") != b"identity":
             raise BadGateway(f"{url} responded in another coding than was asked for.")
         return head, body
-
-
-def endpoint_for_url(url: str, reactor: Clock) -> Endpoint:
-    """Return the endpoint of an http or https URL; the certificate of the latter is verified."""
-    parts = urlsplit(url)
-    host, secure = parts.hostname or "", parts.scheme == "https"
-    port = parts.port or (443 if secure else 80)
-    endpoint: Endpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
-    if not secure:
-        return endpoint
-    secured: Endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)  # type: ignore[arg-type]
-    return secured

@@ -1,4 +1,6 @@
-"""Refresh tokens of providers, encrypted for the file of a session.
+"""Texts that the cloud stores or gives away, encrypted: only it can read them.
+
+Such are refresh tokens of providers, in the files of sessions.
 
 The key is derived from the instance secret, so a copy of the sessions alone discloses no token.
 """
