@@ -8,9 +8,27 @@ instead for more than one folder hides the twistd plugin, because Twisted looks 
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
+from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import _StaticPth, editable_wheel
 
-FOLDERS = (Path(__file__).parent, Path(__file__).parent / "tray")
+ROOT = Path(__file__).parent
+#: What `ctllm server init` writes; ctllm/server/deployment.py reads it.
+DEPLOYMENT = ("compose.yaml", "ctllm.toml", "env.example")
+FOLDERS = (ROOT, ROOT / "tray")
+
+
+class BuildPy(build_py):
+    """Copy the files of a server into the package, unless it is installed as editable."""
+
+    def run(self) -> None:
+        """Build, then copy."""
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "ctllm" / "server" / "deployment"
+        self.mkpath(str(target))
+        for name in DEPLOYMENT:
+            self.copy_file(str(ROOT / "containers" / name), str(target / name))
 
 
 class EditableWheel(editable_wheel):
@@ -26,5 +44,5 @@ setup(
         "ctllm_tray",
     ],
     package_dir={"": ".", "ctllm_tray": "tray/ctllm_tray"},
-    cmdclass={"editable_wheel": EditableWheel},
+    cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel},
 )

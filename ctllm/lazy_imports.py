@@ -1,7 +1,7 @@
 """Lazy imports, to save memory.
 
 Libraries import modules that most of their users need, but not all: more than a third of a
-streaming proxy's memory. `install` prevents that in two ways:
+streaming proxy's memory, and a sixth of a desktop's. `install` prevents that in two ways:
 
 - Optional modules raise ImportError, as if they were not installed.
 - Other modules are imported, but their code runs only when an attribute is used.
@@ -12,8 +12,10 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
+from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +30,75 @@ LazyNames = Mapping[str, str]
 Each maps to the submodule that defines the name, or to "" for a proxy that resolves it when used.
 """
 
-#: autobahn's implementation of WAMP, a protocol on top of WebSocket that ctllm does not use.
-LAZY_WAMP: Mapping[str, LazyNames] = {
+#: Optional dependencies of autobahn: text messages, coloured output, compression.
+UNUSED_MODULES = ("_nvx_utf8validator", "click", "snappy", "brotli", "brotlicffi")
+
+#: Modules that libraries import at the top of a module, and that ctllm's programs rarely use.
+LAZY_MODULES: Mapping[str, LazyNames] = {
+    # Twisted: its HTTP client, asyncio, imports from archives, persistent applications, threads,
+    # logs in JSON and in tests.
+    "http.cookiejar": {},
+    "html.entities": {"html5": ""},
+    "asyncio": {
+        "AbstractEventLoop": "",
+        "Future": "",
+        "iscoroutine": "asyncio.coroutines",
+        "iscoroutinefunction": "asyncio.coroutines",
+    },
+    "twisted.python.zippath": {"ZipArchive": ""},
+    "twisted.persisted.sob": {},
+    "twisted.internet.threads": {"deferToThreadPool": ""},
+    "twisted.python.threadpool": {"ThreadPool": ""},
+    "twisted.logger._capture": {"capturedLogs": ""},
+    "twisted.logger._json": {
+        "eventAsJSON": "",
+        "eventFromJSON": "",
+        "eventsFromJSONLogFile": "",
+        "jsonFileLogObserver": "",
+        "log": "",
+    },
+    "subprocess": {},
+    "pickle": {},
+    # The standard library: what `inspect`, `socket`, `traceback` and `getopt` need for little.
+    "ast": {"NodeVisitor": ""},
+    "selectors": {},
+    "textwrap": {},
+    "gettext": {"gettext": "", "ngettext": ""},
+    # autobahn's implementation of WAMP, a protocol on top of WebSocket, and its compression with
+    # bzip2.
     "autobahn.twisted": {},
     "autobahn.wamp": {},
     "autobahn.wamp.message": {"Message": "", "Welcome": ""},
+    "autobahn.wamp.websocket": {
+        "WampWebSocketClientFactory": "",
+        "WampWebSocketClientProtocol": "",
+        "WampWebSocketServerFactory": "",
+        "WampWebSocketServerProtocol": "",
+    },
     "hyperlink": {},
+    "bz2": {},
+    # cryptography: the addresses of certificates, and keys of SSH.
+    "email.utils": {"parseaddr": ""},
+    "cryptography.hazmat.primitives.serialization.ssh": {
+        "SSHCertPrivateKeyTypes": "",
+        "SSHCertPublicKeyTypes": "",
+        "SSHCertificate": "",
+        "SSHCertificateBuilder": "",
+        "SSHCertificateType": "",
+        "SSHPrivateKeyTypes": "",
+        "SSHPublicKeyTypes": "",
+        "load_ssh_private_key": "",
+        "load_ssh_public_identity": "",
+        "load_ssh_public_key": "",
+        "ssh_key_fingerprint": "",
+    },
+    # msgspec: the JSON schemas of types.
+    "msgspec._json_schema": {"schema": "", "schema_components": ""},
+    # ctllm: suggestions for unknown options, a browser, autostart on macOS, resources in archives.
+    "difflib": {},
+    "plistlib": {},
+    "webbrowser": {},
+    "zipfile": {},
 }
 
 
@@ -70,14 +135,32 @@ class _LazyLoader(Loader):
     """A loader of modules that `loader` executes when they are used."""
 
     def __init__(self, loader: Loader, names: LazyNames) -> None:
-        self.loader = loader
+        self._loader = loader
         self.names = names
+        self._lock = RLock()  # reentrant: modules may import each other in cycles
+        self._has_run = False
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
+        return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         module.__class__ = _LazyModule
+
+    def execute(self, module: ModuleType) -> None:
+        """Run the code of `module`, unless it has run; another thread waits until it has."""
+        with self._lock:
+            if self._has_run:
+                return
+            self._has_run = True
+            module.__loader__ = self._loader
+            try:
+                self._loader.exec_module(module)
+            except BaseException:
+                self._has_run = False  # as for an import: the next use tries again
+                raise
+            assert module.__spec__ is not None
+            module.__spec__.loader = self._loader
+            module.__class__ = ModuleType
 
 
 class _LazyModule(ModuleType):
@@ -88,14 +171,16 @@ class _LazyModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":
             raise AttributeError(name)  # the import system looks these up
-        names = self.__spec__.loader.names  # type: ignore[union-attr]
-        if home := names.get(name):
-            return getattr(importlib.import_module(home), name)
-        if name in names:
-            return _make_proxy_class(self, name)
-        if self._has_submodule(name):
-            return importlib.import_module(f"{self.__name__}.{name}")
-        return getattr(_execute(self), name)
+        loader = self.__spec__.loader
+        if isinstance(loader, _LazyLoader):
+            if home := loader.names.get(name):
+                return getattr(importlib.import_module(home), name)
+            if name in loader.names:
+                return _make_proxy_class(self, name)
+            if self._has_submodule(name):
+                return importlib.import_module(f"{self.__name__}.{name}")
+            loader.execute(self)
+        return ModuleType.__getattribute__(self, name)
 
     def _has_submodule(self, name: str) -> bool:
         path = self.__dict__.get("__path__")
@@ -104,32 +189,22 @@ class _LazyModule(ModuleType):
         )
 
 
-def _execute(module: ModuleType) -> ModuleType:
-    """Run the code of a lazy module, unless it has run."""
-    spec = module.__spec__
-    if spec is not None and isinstance(spec.loader, _LazyLoader):
-        spec.loader = module.__loader__ = spec.loader.loader
-        module.__class__ = ModuleType
-        spec.loader.exec_module(module)
-    return module
-
-
 class _ClassProxy(type):
     """The metaclass of proxies of names of lazy modules. Each delegates to the real object.
 
-    They are classes, because most of these names are used as classes or bases at import.
+    They are classes, because most of these names are used as classes or bases at import. A class
+    whose base is a proxy is a proxy itself: it is made when it is used.
     """
 
-    _module: ModuleType
+    _find: Callable[[], Any]
 
     def __new__(mcs, name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> Any:
         if not bases:
-            return super().__new__(mcs, name, bases, namespace)
-        real = tuple(base._real() if isinstance(base, _ClassProxy) else base for base in bases)
-        return types.new_class(name, real, exec_body=lambda body: body.update(namespace))
+            return super().__new__(mcs, name, (), namespace)
+        return _make_subclass_proxy(name, bases, namespace)
 
     def _real(cls) -> Any:
-        return getattr(_execute(cls._module), cls.__name__)
+        return cls._find()
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -150,4 +225,27 @@ class _ClassProxy(type):
 
 
 def _make_proxy_class(module: ModuleType, name: str) -> Any:
-    return _ClassProxy(name, (), {"_module": module})
+    def find() -> Any:
+        loader = module.__spec__ and module.__spec__.loader
+        if isinstance(loader, _LazyLoader):
+            loader.execute(module)
+        return getattr(module, name)
+
+    return _ClassProxy(name, (), {"_find": staticmethod(find)})
+
+
+def _make_subclass_proxy(name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> Any:
+    cell = namespace.pop("__classcell__", None)
+
+    @cache
+    def define() -> Any:
+        real = [base._real() if isinstance(base, _ClassProxy) else base for base in bases]
+        subclass = types.new_class(name, tuple(real), exec_body=lambda own: own.update(namespace))
+        if cell is not None:
+            cell.cell_contents = subclass
+        return subclass
+
+    proxy = _ClassProxy(name, (), {"_find": staticmethod(define)})
+    if cell is not None:
+        cell.cell_contents = proxy  # Python requires it when the class statement has run
+    return proxy

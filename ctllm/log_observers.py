@@ -35,7 +35,10 @@ _LEVELS = {"debug", "info", "warn", "error", "critical"}
 
 
 class JsonLogObserver:
-    """A log observer that writes JSON lines: time (UTC), level, system, message, trace."""
+    """A log observer that writes JSON lines.
+
+    They have time (UTC), level, system, message, and where there is one request_id and trace.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -55,6 +58,8 @@ def format_json_line(event: LogEvent) -> str:
         "system": event.get("log_namespace", "-"),
         "message": _encodable(formatEvent(event)),
     }
+    if "request_id" in event:
+        line["request_id"] = _encodable(str(event["request_id"]))
     failure = event.get("log_failure")
     if failure is not None:
         line["trace"] = _encodable(failure.getTraceback())

@@ -11,40 +11,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ctllm.lazy_imports import LAZY_WAMP, LazyNames, install
+from ctllm.lazy_imports import LAZY_MODULES, UNUSED_MODULES, LazyNames, install
 
-#: Optional dependencies of libraries, unused in a proxy. Its sockets are local, so it needs no TLS:
-#: neither pyOpenSSL nor OpenSSL (10 MB).
-UNUSED_MODULES = (
-    "OpenSSL",
-    "_ssl",
-    # autobahn: text messages, coloured output, compression.
-    "_nvx_utf8validator",
-    "click",
-    "snappy",
-    "brotli",
-    "brotlicffi",
-    # Twisted: Windows. The sandbox removes this entry for its own system calls (200 kB).
-    "ctypes",
-)
+#: What a proxy does without. Its sockets are local, so it needs no TLS: neither pyOpenSSL nor
+#: OpenSSL (10 MB). ctypes is for Twisted on Windows; the sandbox removes this entry for its own
+#: system calls (200 kB).
+UNUSED_IN_PROXIES = ("OpenSSL", "_ssl", "ctypes")
 
-#: Modules that libraries import at the top of a module, but that a proxy never uses.
-LAZY_MODULES: dict[str, LazyNames] = {
-    # Twisted: its HTTP client, asyncio, imports from archives, persistent applications.
-    "http.cookiejar": {},
-    "html.entities": {"html5": ""},
-    "asyncio": {
-        "AbstractEventLoop": "",
-        "Future": "",
-        "iscoroutine": "asyncio.coroutines",
-        "iscoroutinefunction": "asyncio.coroutines",
-    },
-    "twisted.python.zippath": {"ZipArchive": ""},
-    "twisted.persisted.sob": {},
-    "subprocess": {},
-    **LAZY_WAMP,
-    # ctllm: suggestions for unknown options.
-    "difflib": {},
+#: What only a proxy does without: it listens without Twisted's endpoints, reads no configuration
+#: file, and verifies signatures and does no other cryptography. No request may use what is lazy in
+#: a proxy: the user that it switches to may not be able to read Python's files.
+LAZY_IN_PROXIES: dict[str, LazyNames] = {
+    "nacl.bindings": {},
+    "tomllib": {},
+    "twisted.internet.endpoints": {},
 }
 
 
@@ -58,7 +38,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def install_lazy_imports() -> None:
     """Prevent imports that a proxy does not use. Call this before anything imports them."""
-    install([*UNUSED_MODULES, *_unused_hash_modules()], LAZY_MODULES)
+    unused = (*UNUSED_MODULES, *UNUSED_IN_PROXIES, *_unused_hash_modules())
+    install(unused, {**LAZY_MODULES, **LAZY_IN_PROXIES})
 
 
 def _unused_hash_modules() -> list[str]:

@@ -232,6 +232,7 @@ class _Proxy(_Level):
         ),
         *_rows("proxy"),
     ]
+    optFlags = (("waiting", None, "Wait for the cloud to assign this proxy to a user, once."),)
     examples = (
         "twistd -n ctllm proxy --socket /run/ctllm/p.sock --id p --cloud-key KEY",
         "twistd -n ctllm proxy --port 9000 --id p --cloud-key KEY --max-streams 64",
@@ -290,6 +291,7 @@ class Options(_Level):
             id=options["id"],
             cloud_key=options["cloud-key"],
             uid=options["uid"],
+            is_waiting=bool(options["waiting"]),
         )
 
     def postOptions(self) -> None:

@@ -36,7 +36,8 @@ class AutostartFile:
     """A file that starts a program with a session.
 
     `link` is a symbolic link to it, if the system needs one. The commands notify the service
-    manager; they may fail.
+    manager; they may fail. `defaults` are where a package may have a file for all users that
+    does the same; `disabled` at `path` turns that off.
     """
 
     path: Path
@@ -45,6 +46,8 @@ class AutostartFile:
     link: Path | None = None
     after_install: Sequence[Sequence[str]] = ()
     before_removal: Sequence[Sequence[str]] = ()
+    defaults: Sequence[Path] = ()
+    disabled: bytes = b""
 
 
 def autostart_files(environment: Environment) -> Sequence[AutostartFile]:
@@ -107,7 +110,15 @@ Terminal=false
 X-GNOME-Autostart-enabled=true
 """
     path = _config_home(environment) / "autostart" / "ctllm-tray.desktop"
-    return AutostartFile(path, content.encode(), "the tray starts with your session")
+    folders = environment.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg"
+    return AutostartFile(
+        path,
+        content.encode(),
+        "the tray starts with your session",
+        defaults=[Path(each) / "autostart" / path.name for each in folders.split(":") if each],
+        # Desktop Application Autostart Specification, "Hidden".
+        disabled=b"[Desktop Entry]\nType=Application\nName=CloudToLocalLLM\nHidden=true\n",
+    )
 
 
 def _quote_for_desktop_entry(word: str) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ctllm.autostart.files import AutostartFile, Environment, autostart_files
@@ -45,7 +46,10 @@ def install(file: AutostartFile) -> None:
 
 
 def remove(file: AutostartFile) -> None:
-    """Remove a file, if it exists; raises BadConfiguration."""
+    """Remove a file, or replace it if it is on by default; raises BadConfiguration."""
+    if any(path.exists() for path in file.defaults):
+        install(replace(file, content=file.disabled))
+        return
     try:
         for path in (file.path, *filter(None, [file.link])):
             path.unlink(missing_ok=True)
@@ -54,8 +58,15 @@ def remove(file: AutostartFile) -> None:
 
 
 def is_installed(files: Sequence[AutostartFile]) -> bool:
-    """Return whether all of the files exist."""
-    return all(file.path.exists() for file in files)
+    """Return whether all of the programs start."""
+    return all(map(_is_on, files))
+
+
+def _is_on(file: AutostartFile) -> bool:
+    try:
+        return file.path.read_bytes() != file.disabled
+    except OSError:
+        return any(path.exists() for path in file.defaults)
 
 
 def has_tray() -> bool:

@@ -12,10 +12,10 @@ from twisted.logger import Logger
 from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
 from ctllm.desktop.bridge_connection import BridgeConnection, TokenProvider
 from ctllm.desktop.bridge_state import TRANSITIONS, BridgeInputs, BridgeState
-from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.desktop.reconnect_backoff import reconnect_delay
 from ctllm.desktop.state_machine import build_machine
 from ctllm.errors import CtllmError, DesktopLost, Unauthorized
+from ctllm.http.client.proxy_environment import is_loopback
 from ctllm.ipc.messages import ConnectionState
 from ctllm.reactor.interfaces import Clock, Endpoint, Timer
 from ctllm.reactor.periodic import PeriodicCall
@@ -115,6 +115,14 @@ class Bridge(Service):
             more_sent, more_received = self._connection.bytes_transferred
             sent, received = sent + more_sent, received + more_received
         return len(self._tunnel.streams), sent, received
+
+    def check_login(self) -> None:
+        """Raise DesktopLost if the tunnel is that of another login than the present one.
+
+        It is closed then, at the next poll; until then its clients may be another user's.
+        """
+        if self._has_login_changed():
+            raise DesktopLost("Somebody has logged in or out on this desktop. Try again.")
 
     def _poll(self) -> None:
         self._tunnel.remove_expired(self._clock.seconds())

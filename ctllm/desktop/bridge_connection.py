@@ -129,6 +129,8 @@ class BridgeConnection:
         self.login = self._session.login
         url = self.login.cloud_url
         token = await self._session.access_token()
+        if self._session.login != self.login:  # the token may be that of the next one
+            raise BadGateway("The login has changed meanwhile.")
         factory = BridgeWebSocketFactory(
             "ws" + url.removeprefix("http") + "/ws/tunnel",
             {"Authorization": f"Bearer {token}"},

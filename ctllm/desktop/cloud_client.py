@@ -18,12 +18,12 @@ from msgspec import Meta
 from ctllm.auth.api_keys import MAX_KEYS, KeyChanges, KeyRecord, KeyReport, KeyUse
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import sanitize_line
-from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.http_request import send_request
 from ctllm.desktop.machines import Machine, MachineList
 from ctllm.desktop.oauth.provider import MAX_DOCUMENT, Provider, parse_providers
-from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized, error_from_wire
+from ctllm.http.client.proxy_environment import is_loopback
+from ctllm.http.client.url_endpoint import endpoint_for_url
 from ctllm.reactor.interfaces import Clock, Endpoint
 
 T = TypeVar("T")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.http_request import REQUEST_TIMEOUT, send_request
 from ctllm.desktop.oauth.provider import (
     MAX_DOCUMENT,
@@ -14,6 +13,7 @@ from ctllm.desktop.oauth.provider import (
     parse_metadata,
 )
 from ctllm.desktop.oauth.tokens import MAX_RESPONSE, FormRequest
+from ctllm.http.client.url_endpoint import endpoint_for_url
 from ctllm.reactor.interfaces import Clock, Endpoint
 
 

@@ -17,7 +17,6 @@ from twisted.logger import Logger
 
 from ctllm.autostart.installation import local_autostart_files
 from ctllm.config import Desktop, Proxy, resolve_ollama_url, to_endpoint_string
-from ctllm.demo import DemoServer
 from ctllm.desktop.api_key_lease import ApiKeyLease
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.broker import Broker
@@ -25,7 +24,6 @@ from ctllm.desktop.broker.policy_store import PolicyStore
 from ctllm.desktop.broker.remote_desktops import RemoteDesktops
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
 from ctllm.desktop.cloud_client import CloudClient, host_name
-from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.cloud_login import log_in_with_provider
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.connection_state import ConnectionStateMachine
@@ -56,19 +54,25 @@ from ctllm.desktop.loopback.setup_api import SetupApi
 from ctllm.desktop.oauth.provider import Provider
 from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
+from ctllm.desktop.profiles import CurrentProfile
 from ctllm.desktop.provider_login import LoginPrompt, ProviderLogin
 from ctllm.desktop.remote_keys import LeaseResource, RemoteKeys
+from ctllm.desktop.request_log import with_request_log
 from ctllm.desktop.resources.generations.registry import GenerationLimits, GenerationRegistry
 from ctllm.desktop.resources.generations.resource import GenerationsResource
 from ctllm.desktop.resources.preference import PATH as PREFERENCE_PATH
 from ctllm.desktop.resources.preference import PreferenceResource
+from ctllm.desktop.resources.router import PREFIX as RESOURCES_PREFIX
 from ctllm.desktop.resources.router import ResourceRouter
 from ctllm.desktop.secret_store.factory import make_secret_stores
 from ctllm.desktop.status import StatusReporter
 from ctllm.desktop.tunnel_authorization import TunnelAuthorization
 from ctllm.desktop.tunnel_policy import TunnelPolicy
+from ctllm.http.client.url_endpoint import endpoint_for_url
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.http.origins import is_loopback_host, parse_host
+from ctllm.http.request_log import RequestLog
 from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.endpoint_service import EndpointService
@@ -159,6 +163,9 @@ class DesktopService(MultiService):
         self.endpoint: EndpointService | None = None
         self._demo: EndpointService | None = None
         self._loopback_sessions = LoopbackSessions(reactor.seconds)
+        self._profile = CurrentProfile(state, lambda: self.session.credentials.login)
+        self._profile.add_observer(self._loopback_sessions.close_all)
+        self._conversations: dict[str, Conversations] = {}  # by the suffix of a profile
         self._loopback_api: LoopbackApi | None = None
         if settings.listen != "off":
             self._add_endpoint(to_endpoint_string(settings.listen))
@@ -174,6 +181,8 @@ class DesktopService(MultiService):
 
     def add_demo(self) -> None:
         """Serve the demo model until Ollama responds."""
+        from ctllm.demo import DemoServer  # few desktops have it, and twisted.web takes 2 MB
+
         site = DemoServer(self._reactor).site
         self._demo = EndpointService(self._reactor, "tcp:0:interface=127.0.0.1", site, "demo")
         self._demo.setServiceParent(self)
@@ -256,22 +265,26 @@ class DesktopService(MultiService):
             self._settings.allowed_requests,
             self._settings.allowed_registries,
         )
-        self.generations = GenerationRegistry(
-            policy.start_request, self._reactor, time.time,
-            GenerationLimits(self._settings.generation_grace_seconds),
-        )  # fmt: skip
+        self._make_generations(policy)
+        self._profile.add_observer(lambda: self._make_generations(policy))
+        stores_conversations = self._settings.conversations == "on"
         self.resources = ResourceRouter(
             {
-                b"generations": GenerationsResource(self.generations),
+                b"generations": GenerationsResource(self._get_generations),
                 b"preference": PreferenceResource(self.broker),
-                b"conversations": ConversationsResource(self._make_conversations()),
+                b"conversations": ConversationsResource(
+                    self._get_conversations if stores_conversations else None
+                ),
                 b"lease": LeaseResource(self.keys.renew_now),
             },
             policy,
         )
         tunnel = Responder(
             limits.stream_window_bytes, limits.reconnect_grace_seconds, limits.max_streams,
-            request_handler=self.resources.start_request,
+            request_handler=with_request_log(
+                self._start_tunnel_request,
+                RequestLog(self._reactor, limits.log_requests == "on"),
+            ),
             resume_buffer_bytes=limits.resume_buffer_bytes, desktop=desktop,
             capabilities=("resume", frames.ALLOWED_MODELS_CAPABILITY, frames.RESOURCES_CAPABILITY),
         )  # fmt: skip
@@ -288,15 +301,39 @@ class DesktopService(MultiService):
         self._tunnel_authorization = TunnelAuthorization(tunnel, self.session, self._reactor)
         return bridge
 
-    def _make_conversations(self) -> Conversations | None:
-        if self._settings.conversations != "on":
-            return None
-        directory = self._state / "conversations"
-        return Conversations(
-            ConversationKey(directory, self._secret_stores),
-            partial(ConversationStore, directory),
-            self._run_in_thread,
-        )
+    def _make_generations(self, policy: TunnelPolicy) -> None:
+        """Begin without generations; those that there were may be another user's."""
+        if self.generations is not None:
+            self.generations.close()
+        self.generations = GenerationRegistry(
+            policy.start_request, self._reactor, time.time,
+            GenerationLimits(self._settings.generation_grace_seconds),
+        )  # fmt: skip
+
+    def _get_generations(self) -> GenerationRegistry:
+        assert self.generations is not None
+        return self.generations
+
+    def _start_tunnel_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
+        """Start a request of the cloud; what is stored is for the user who is logged in now."""
+        assert self.resources is not None and self.bridge is not None
+        if head.path.startswith(RESOURCES_PREFIX):
+            self.bridge.check_login()
+            self._profile.get()
+        return self.resources.start_request(head, sink)
+
+    def _get_conversations(self) -> Conversations:
+        """Return the conversations of the present user."""
+        suffix = self._profile.get().suffix
+        known = self._conversations.get(suffix)
+        if known is None:
+            directory = self._state / f"conversations{suffix}"
+            known = self._conversations[suffix] = Conversations(
+                ConversationKey(directory, self._secret_stores),
+                partial(ConversationStore, directory),
+                self._run_in_thread,
+            )
+        return known
 
     def _run_in_thread(self, function: Callable[[], T]) -> Deferred[T]:
         pool = self._reactor.getThreadPool()
@@ -322,7 +359,7 @@ class DesktopService(MultiService):
         reactor, log = self._reactor, LogBuffer()
         reporter = StatusReporter(
             self._name, self.session, self.connection, self.ollama, broker, bridge,
-            self._endpoint_address, time.time(),
+            self._count_generations, self._endpoint_address, time.time(),
         )  # fmt: skip
         window = WebviewWindow(reactor, self._window_command(), self._environ)
         browser = BrowserOpener(
@@ -378,6 +415,7 @@ class DesktopService(MultiService):
         return LoopbackApi(
             self._loopback_sessions,
             reporter.describe_desktop,
+            lambda: f"local{self._profile.get().suffix}",
             self._reactor,
             self.resources,
             (*setup.routes, *keys.routes),
@@ -386,6 +424,7 @@ class DesktopService(MultiService):
 
     def _local_link(self) -> str:
         """Return a link to the page of this machine that logs in once, or an empty string."""
+        self._profile.get()  # which forgets the codes of another user
         url = page_url("" if self.endpoint is None else self.endpoint.authority)
         return f"{url}/#invite={self._loopback_sessions.create_code()}" if url else ""
 
@@ -414,8 +453,11 @@ class DesktopService(MultiService):
 
         A generation with readers counts more than once, which only matters to people who wait.
         """
-        assert self.broker is not None and self.bridge is not None and self.generations is not None
-        return self.broker.active_requests + self.bridge.traffic[0] + self.generations.running
+        assert self.broker is not None and self.bridge is not None
+        return self.broker.active_requests + self.bridge.traffic[0] + self._count_generations()
+
+    def _count_generations(self) -> int:
+        return self._get_generations().running
 
     def _on_ollama_status(self, status: Status) -> None:
         assert self.ipc is not None

@@ -20,8 +20,8 @@ from ctllm.ipc.messages import ConnectionState, DesktopStatus, OllamaStatus, Sta
 class StatusReporter:
     """Collects the status.
 
-    `endpoint_address` returns the address of the endpoint for this machine's apps, or an empty
-    string. `started` is in epoch seconds.
+    `running_generations` returns how many generations run. `endpoint_address` returns the address
+    of the endpoint for this machine's apps, or an empty string. `started` is in epoch seconds.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class StatusReporter:
         ollama: OllamaMonitor,
         broker: Broker,
         bridge: Bridge,
+        running_generations: Callable[[], int],
         endpoint_address: Callable[[], str],
         started: float,
     ) -> None:
@@ -41,6 +42,7 @@ class StatusReporter:
         self._ollama = ollama
         self._broker = broker
         self._bridge = bridge
+        self._running_generations = running_generations
         self._endpoint_address = endpoint_address
         self._started = round(started, 3)
         self._desktop_id = session.credentials.desktop_id
@@ -121,6 +123,7 @@ class StatusReporter:
             bridge_active_requests=bridge_requests,
             bridge_bytes_sent=sent,
             bridge_bytes_received=received,
+            running_generations=self._running_generations(),
         )
 
 

@@ -66,7 +66,7 @@ class Traffic(msgspec.Struct, frozen=True):
     """Counts since the daemon started.
 
     Responses to local apps by route, and lists merged of both; requests that failed over; active
-    requests; and what passes through the bridge.
+    requests; what passes through the bridge; and generations that run for the page.
     """
 
     local: int
@@ -77,6 +77,7 @@ class Traffic(msgspec.Struct, frozen=True):
     bridge_active_requests: int = msgspec.field(name="bridge_under_way")
     bridge_bytes_sent: int
     bridge_bytes_received: int
+    running_generations: int = msgspec.field(default=0, name="generations")
 
 
 class Status(msgspec.Struct, frozen=True):

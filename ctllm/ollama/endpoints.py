@@ -160,6 +160,11 @@ def find_endpoint(head: RequestHead) -> Endpoint | None:
     return found
 
 
+def is_known_path(path: bytes) -> bool:
+    """Return whether the table has `path`, which is canonical."""
+    return _find_methods(path) is not None
+
+
 def refusal_error(head: RequestHead, message: str) -> CtllmError:
     """Return the error for a refused request: 405 if the path has other methods, else 403."""
     methods = _find_methods(head.path)

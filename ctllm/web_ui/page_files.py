@@ -66,6 +66,9 @@ class PageFiles:
         directory = directory or resources.files("ctllm").joinpath("page")
         self._files = {file.path: file for file in _read_files(directory)}
 
+    def __iter__(self) -> Iterator[PageFile]:
+        return iter(self._files.values())
+
     def serves(self, head: RequestHead) -> bool:
         """Return whether `head` requests a file of the page.
 

@@ -61,8 +61,9 @@ class Indicator:
             self._notifications.set_view(view, time.monotonic())
         if view.icon is not before.icon:
             self.icon.icon = render_icon(view.icon, self._theme)
-        if view != before:
+        if view.title != before.title:
             self.icon.title = view.title
+        if view != before:
             self.icon.update_menu()
 
     def notify(self, title: str, text: str) -> None:

@@ -38,7 +38,7 @@ virtual environment made with --system-site-packages)."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Show the tray until it quits."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         config = load(
             options.config,
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _run(Indicator(pystray, theme), state_dir, options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `ctllm-tray`."""
     parser = argparse.ArgumentParser(
         prog="ctllm-tray",
         description="Show the status of the ctllm desktop in the panel, and start the desktop.",

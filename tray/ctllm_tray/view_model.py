@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ctllm.common.sanitize import sanitize_line
@@ -52,11 +52,18 @@ class View:
     loaded_models: tuple[str, ...] = ()
     more_models: int = 0
     is_quitting: bool = False
+    #: Responses in progress for the page. The menu, which is updated for each other view, does not
+    #: show them.
+    running_generations: int = field(default=0, compare=False)
 
     @property
     def title(self) -> str:
         """The icon's tooltip."""
-        return f"CloudToLocalLLM: {self.status_line}"
+        title = f"CloudToLocalLLM: {self.status_line}"
+        if not self.running_generations:
+            return title
+        noun = "response" if self.running_generations == 1 else "responses"
+        return f"{title}, {self.running_generations} {noun} in progress"
 
 
 NOT_RUNNING = View(Icon.DISCONNECTED, "Not running")
@@ -80,6 +87,7 @@ def view_from_status(status: Status) -> View:
         policy=status.policy,
         loaded_models=tuple(map(truncate, loaded[:MAX_MODELS])),
         more_models=max(0, len(loaded) - MAX_MODELS),
+        running_generations=status.traffic.running_generations,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import msgspec
 
@@ -44,16 +45,20 @@ _TARGET = re.compile(rb"/ctllm/desktop/conversations/([0-9a-f]{32})")
 
 
 class ConversationsResource:
-    """The resource `conversations`. An `Upstream`. None: this desktop stores no conversations."""
+    """The resource `conversations`. An `Upstream`.
+
+    `get_conversations` returns those of the present user, to which a request keeps until its end;
+    None: this desktop stores no conversations.
+    """
 
     def __init__(
         self,
-        conversations: Conversations | None,
+        get_conversations: Callable[[], Conversations] | None,
         *,
         max_document: int = DEFAULT_LIMITS.document_bytes,
         max_buffered: int = MAX_BUFFERED,
     ) -> None:
-        self._conversations = conversations
+        self._get_conversations = get_conversations
         self._max_document = max_document
         self._budget = BufferBudget(max_buffered)
 
@@ -65,20 +70,21 @@ class ConversationsResource:
             return refuse(sink, error)
 
     def _start(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        if self._conversations is None:
+        if self._get_conversations is None:
             raise Forbidden(
                 "This desktop stores no conversations: desktop.conversations is off in its "
                 "configuration. They stay in this browser."
             )
+        conversations = self._get_conversations()
         if head.path == PATH:
-            return self._start_list(self._conversations, head, sink)
+            return self._start_list(conversations, head, sink)
         found = _TARGET.fullmatch(head.target)
         if found is None:
             raise NotFound(
                 "A conversation is at /ctllm/desktop/conversations/<id>, with an id of 32 "
                 "hexadecimal digits."
             )
-        return self._start_one(_Conversation(self._conversations, found[1].decode()), head, sink)
+        return self._start_one(_Conversation(conversations, found[1].decode()), head, sink)
 
     def _start_list(
         self, conversations: Conversations, head: RequestHead, sink: ResponseSink

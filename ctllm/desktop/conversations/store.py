@@ -11,12 +11,11 @@ daemon's instance lock).
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +34,6 @@ from ctllm.desktop.conversations.sealed_file import (
     unseal,
 )
 from ctllm.errors import (
-    BadConfiguration,
     ContentTooLarge,
     ConversationDamaged,
     Gone,
@@ -49,13 +47,13 @@ from ctllm.system.atomic_write import (
     rename_damaged,
     sync_directory,
 )
+from ctllm.system.os_errors import is_disk_full, translate_os_errors
 
 #: The name of the index, and how names of conversations end.
 INDEX = "index"
 SUFFIX = ".conversation"
 
 _NAME = re.compile(rf"([0-9a-f]{{32}}){re.escape(SUFFIX)}")
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_INDEX = "it is not in the index"
 
 OnDamage = Callable[[str], None]
@@ -224,7 +222,7 @@ class ConversationStore:
         try:
             self._save_index(index)
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if not is_disk_full(error):
                 raise
             self._erase(id)  # which frees what the index needs
             self._save_index(index)
@@ -382,15 +380,8 @@ class ConversationStore:
     def _log_damage(self, message: str) -> None:
         self._log.error("{message}", message=message)
 
-    @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            what = f"Cannot {action} {self._directory}: {error.strerror}."
-            if error.errno in _DISK_FULL:
-                raise InsufficientStorage(f"{what} Free some space on this desktop.") from error
-            raise BadConfiguration(f"{what} Make it readable and writable.") from error
+    def _translated(self, action: str) -> AbstractContextManager[None]:
+        return translate_os_errors(action, self._directory, InsufficientStorage)
 
 
 def _unknown(id: str) -> NotFound:

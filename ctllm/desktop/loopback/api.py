@@ -49,7 +49,9 @@ class CreateSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LoopbackApi:
     """Responds to `/health` and to the paths below `/ctllm/`.
 
-    `describe_desktop` returns this desktop's JSON in `/ctllm/desktops`. `resources` answers
+    `describe_desktop` returns this desktop's JSON in `/ctllm/desktops`. `get_user_id` returns the
+    id of the user, by which the page keeps apart what it stores in the browser. It is called before
+    a session is looked up, and may end sessions. `resources` answers
     `/ctllm/desktop/...`, but for the paths of `local_resources`. `routes` are those that other
     parts of the desktop add.
     """
@@ -58,6 +60,7 @@ class LoopbackApi:
         self,
         sessions: LoopbackSessions,
         describe_desktop: Callable[[], Mapping[str, object]],
+        get_user_id: Callable[[], str],
         clock: Clock,
         resources: Upstream | None = None,
         routes: Sequence[Route] = (),
@@ -68,7 +71,8 @@ class LoopbackApi:
         self._clock = clock
         self._resources = resources
         self._local_resources = local_resources
-        self._user = {"id": "local", "name": local_user_name()}
+        self._get_user_id = get_user_id
+        self._user_name = local_user_name()
         self._public: Mapping[str, Mapping[str, Handler]] = {
             "/health": {"GET": self._get_health},
             "/ctllm/page": {"GET": self._get_page},
@@ -100,6 +104,7 @@ class LoopbackApi:
                 "This page is not logged in. Open it with the tray icon, or with `ctllm show` on "
                 "this machine."
             )
+        self._get_user_id()
         self._sessions.verify(tokens[0])
 
     async def _handle_in_session(self, request: ServerRequest, path: str, method: str) -> None:
@@ -129,10 +134,9 @@ class LoopbackApi:
 
     async def _create_session(self, request: ServerRequest, _: tuple[str, ...]) -> None:
         body = await read_json_body(request, MAX_BODY, self._clock)
+        user = self._describe_user()
         token = self._sessions.redeem(decode_json_body(body, CreateSession).invite)
-        request.respond(
-            201, {"user": self._user, "token": token, "expires_in": int(SESSION_LIFETIME)}
-        )
+        request.respond(201, {"user": user, "token": token, "expires_in": int(SESSION_LIFETIME)})
 
     async def _delete_session(self, request: ServerRequest, _: tuple[str, ...]) -> None:
         for token in presented_tokens(request.head):
@@ -143,8 +147,16 @@ class LoopbackApi:
 
     async def _get_session(self, request: ServerRequest, _: tuple[str, ...]) -> None:
         request.respond(
-            200, {"user": self._user, "scopes": SCOPES, "expires_in": int(SESSION_LIFETIME)}
+            200,
+            {
+                "user": self._describe_user(),
+                "scopes": SCOPES,
+                "expires_in": int(SESSION_LIFETIME),
+            },
         )
+
+    def _describe_user(self) -> dict[str, str]:
+        return {"id": self._get_user_id(), "name": self._user_name}
 
     async def _list_desktops(self, request: ServerRequest, _: tuple[str, ...]) -> None:
         request.respond(200, {"desktops": [self._describe_desktop()]})

@@ -2,7 +2,8 @@
 
 Every user and every web page of this machine reaches the endpoint, so the page has to prove that
 the daemon's own user opened it. The daemon puts a code into the link that it opens. Codes and
-tokens are 32 random bytes; only their hashes are in memory, and they end with the daemon.
+tokens are 32 random bytes; only their hashes are in memory, and they end with the daemon, or when
+another user logs in on this desktop.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _INVALID_CODE = (
     "`ctllm show` on this machine."
 )
 _LOGGED_OUT = (
-    "This page is not logged in, or the desktop was restarted. Open the page again: with the tray "
-    "icon, or with `ctllm show` on this machine."
+    "This page is not logged in, the desktop was restarted, or another user has logged in on it. "
+    "Open the page again: with the tray icon, or with `ctllm show` on this machine."
 )
 
 
@@ -83,6 +84,11 @@ class LoopbackSessions:
     def close(self, token: str) -> None:
         """End the session of `token`, if there is one."""
         self._sessions.pop(_hash(token), None)
+
+    def close_all(self) -> None:
+        """End all sessions, and forget all codes: they were another user's."""
+        self._codes.clear()
+        self._sessions.clear()
 
     def _count_failure(self) -> Unauthorized | RateLimited:
         now = self._seconds()

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from ctllm.autostart.files import AutostartFile
 from ctllm.autostart.installation import has_tray, install, is_installed, remove
+from ctllm.common.qr_code import encode_qr_code
 from ctllm.desktop.cloud_client import is_invite_link
 from ctllm.desktop.ipc.logins import Logins
 from ctllm.desktop.loopback.api import MAX_BODY, Route
@@ -20,6 +21,11 @@ from ctllm.http.server.json_body import decode_json_body, read_json_body
 from ctllm.http.server.request import ServerRequest
 from ctllm.ipc.messages import LoginBegun, LoginEnded, ProviderChoice, Status
 from ctllm.reactor.interfaces import Clock
+
+#: Links that are longer have no QR code: its modules would be too small for a camera.
+MAX_QR_BYTES = 500
+#: Light modules around a QR code (ISO/IEC 18004).
+QR_BORDER = 4
 
 
 class BeginLogin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +46,7 @@ class LoginProgress(msgspec.Struct, frozen=True):
 
     `choose`: begin again with one of `providers`. `code`: enter `user_code` at `url`. `browser`:
     log in at `url`, in a browser of this machine. `running`: an invite is being redeemed.
+    `qr_code` is that of `url`, where any device may open it: rows of modules, of which 1 is dark.
     """
 
     state: Literal["choose", "code", "browser", "running", "complete", "failed"]
@@ -47,6 +54,7 @@ class LoginProgress(msgspec.Struct, frozen=True):
     user_code: str = ""
     message: str = ""
     providers: tuple[ProviderChoice, ...] = ()
+    qr_code: tuple[str, ...] = ()
 
 
 class SetupApi:
@@ -162,5 +170,11 @@ def _progress(begun: LoginBegun) -> LoginProgress:
     if begun.link and not begun.link.startswith(("https://", "http://")):
         raise BadGateway("The provider's link is no address of a web page.")
     return LoginProgress(
-        begun.state, url=begun.link, user_code=begun.code, providers=begun.providers
+        begun.state, begun.link, begun.code, providers=begun.providers, qr_code=_qr_code(begun)
     )
+
+
+def _qr_code(begun: LoginBegun) -> tuple[str, ...]:
+    if begun.state != "code" or not 0 < len(begun.link.encode()) <= MAX_QR_BYTES:
+        return ()
+    return tuple("".join(map(str, row)) for row in encode_qr_code(begun.link, QR_BORDER))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
+from ctllm.desktop.resources.generations.reader_state import TABLE, ReaderEvent, ReaderState
 from ctllm.errors import ClientDisconnected, ContentTooLarge, CtllmError, Gone, ServiceUnavailable
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, ResponseHead, without_headers
@@ -105,7 +106,8 @@ class Generation:
     def write_head(self, head: ResponseHead) -> None:
         """Receive status and headers."""
         self.head = ResponseHead(head.status, head.reason, without_headers(head.headers, _SIZED))
-        self._send()
+        for reader in list(self._readers):
+            reader.receive_head(self.head)
 
     def write(self, data: bytes) -> None:
         """Receive data of the response."""
@@ -156,80 +158,80 @@ class Generation:
         if self._request is not None:
             self._request.discard()
             self._request = None
-        self._send()
-        self._on_change()
-
-    def _send(self) -> None:
         for reader in list(self._readers):
-            reader.send()
+            reader.receive_end()
+        self._on_change()
 
 
 class Reader:
-    """A reader of a generation, at its own pace: the RequestSink of a request for the response."""
+    """A reader of a generation, at its own pace: the RequestSink of a request for the response.
+
+    It follows the table of `reader_state`.
+    """
 
     def __init__(self, generation: Generation, sink: ResponseSink, offset: int) -> None:
+        self._state = ReaderState.REQUESTING
         self._generation = generation
         self._sink = sink
         self._offset = offset
-        self._is_requested = False  # until then, nobody could pause the response
-        self._has_head = False
-        self._is_paused = False
-        self._is_sending = False
-        self._has_left = False
+
+    def receive_head(self, head: ResponseHead) -> None:
+        """Receive status and headers; a reader whose request is not complete gets them then."""
+        self._send(head)
 
     def receive(self, start: int, data: bytes) -> None:
         """Receive new data, which begins at `start`: at once if everything before it was sent."""
-        if self._offset == start and self._can_send and not self._is_sending:
+        if self._offset == start and self._state is ReaderState.FOLLOWING:
             self._offset += len(data)
             self._sink.write(data)
         else:
-            self.send()
+            self._send()
 
-    def send(self) -> None:
-        """Send what there is, until the response is paused."""
-        if not self._is_requested:
-            return
-        if self._is_sending:
-            return  # the sink has resumed the response while it was written to
-        self._is_sending = True
+    def receive_end(self) -> None:
+        """Receive the end of the response, which is sent after all of it."""
+        self._send()
+
+    def fail(self, error: CtllmError) -> None:
+        """End the response with `error`."""
+        self._leave()
+        self._sink.fail(error)
+
+    def _send(self, head: ResponseHead | None = None) -> None:
+        """Send `head` if it is given, and what there is until the response is paused."""
+        if not self._apply(ReaderEvent.SEND):
+            return  # too early, too late, or from within the loop below
         try:
-            self._send_head()
-            while self._can_send and self._offset < self._generation.size:
+            if head is not None:
+                self._sink.write_head(head)
+            while self._state is ReaderState.SENDING and self._offset < self._generation.size:
                 data = self._generation.read(self._offset)
                 self._offset += len(data)
                 self._sink.write(data)
         finally:
-            self._is_sending = False
+            self._apply(ReaderEvent.SENT)
         self._send_end()
-
-    @property
-    def _can_send(self) -> bool:
-        return self._has_head and not self._is_paused and not self._has_left
-
-    def fail(self, error: CtllmError) -> None:
-        """End the response with `error`."""
-        self._has_left = True
-        self._generation.remove_reader(self)
-        self._sink.fail(error)
-
-    def _send_head(self) -> None:
-        head = self._generation.head
-        if not self._has_head and head is not None and not self._has_left:
-            self._has_head = True
-            self._sink.write_head(head)
 
     def _send_end(self) -> None:
         generation = self._generation
-        if generation.state is State.RUNNING or self._has_left:
+        if generation.state is State.RUNNING or self._state is ReaderState.LEFT:
             return
         if self._offset < generation.size:
             return
         if generation.error is not None:
             self.fail(generation.error)
-        elif not self._is_paused:
-            self._has_left = True
-            generation.remove_reader(self)
+        elif self._state is ReaderState.FOLLOWING:
+            self._leave()
             self._sink.finish()
+
+    def _leave(self) -> None:
+        self._apply(ReaderEvent.LEAVE)
+        self._generation.remove_reader(self)
+
+    def _apply(self, event: ReaderEvent) -> bool:
+        """Return whether `event` leads from the present state to another one."""
+        to = TABLE[self._state].get(event)
+        self._state = to or self._state
+        return to is not None
 
     # -- the request of the reader
 
@@ -237,23 +239,22 @@ class Reader:
         """Ignore the body: it was read, or there is none."""
 
     def finish(self) -> None:
-        """Begin to send: the request is complete."""
-        self._is_requested = True
-        self.send()
+        """Begin to send: the request is complete. Before, nobody could pause the response."""
+        if self._apply(ReaderEvent.REQUEST_COMPLETED):
+            self._send(self._generation.head)
 
     def cancel(self, error: CtllmError) -> None:
         """The reader has left."""
-        self._has_left = True
-        self._generation.remove_reader(self)
+        self._leave()
 
     def pause_response(self) -> None:
         """Stop sending to this reader."""
-        self._is_paused = True
+        self._apply(ReaderEvent.PAUSE)
 
     def resume_response(self) -> None:
         """Continue sending to this reader."""
-        self._is_paused = False
-        self.send()
+        if self._apply(ReaderEvent.RESUME):
+            self._send()
 
 
 class RequestSender:

@@ -14,7 +14,7 @@ from ctllm.desktop.resources.generations.messages import (
     RequestedModel,
     StartGeneration,
 )
-from ctllm.errors import NotFound, TooManyRequests
+from ctllm.errors import Gone, NotFound, TooManyRequests
 from ctllm.http.header_policy import ALLOWED_MODELS, SCOPE
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead
@@ -71,6 +71,7 @@ class GenerationRegistry:
         self._limits = limits
         self._entries: dict[str, _Entry] = {}
         self._retained_bytes = 0
+        self._is_closed = False
         self.request_bytes = BufferBudget(limits.max_request_bytes)
 
     @property
@@ -98,6 +99,8 @@ class GenerationRegistry:
         `scopes` and `models` are what its client may do: the values of Ctllm-Scope and
         Ctllm-Allowed-Models.
         """
+        if self._is_closed:
+            raise Gone("The desktop was stopped, or another user has logged in on it.")
         known = self._entries.get(parameters.id)
         if known is not None:
             return known.generation
@@ -124,7 +127,8 @@ class GenerationRegistry:
         return generation
 
     def close(self) -> None:
-        """Cancel all that run, and forget all."""
+        """Cancel all that run, forget all, and start none any more."""
+        self._is_closed = True
         for id in list(self._entries):
             self._remove(id)
 

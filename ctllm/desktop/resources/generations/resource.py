@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.desktop.resources.generations.generation import Generation, Reader
@@ -33,16 +34,22 @@ _TARGET = re.compile(rb"/ctllm/desktop/generations/([0-9a-f]{32})(?:\?from=([0-9
 
 
 class GenerationsResource:
-    """The resource `generations`. An `Upstream`."""
+    """The resource `generations`. An `Upstream`.
 
-    def __init__(self, registry: GenerationRegistry, *, max_body: int = MAX_BODY) -> None:
-        self._registry = registry
+    `get_registry` returns that of the present user, to which a request keeps until its end.
+    """
+
+    def __init__(
+        self, get_registry: Callable[[], GenerationRegistry], *, max_body: int = MAX_BODY
+    ) -> None:
+        self._get_registry = get_registry
         self._max_body = max_body
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Start a request; raises CtllmError."""
+        registry = self._get_registry()
         if head.path == PATH:
-            return self._request_all(head, sink)
+            return self._request_all(registry, head, sink)
         found = _TARGET.fullmatch(head.target)
         if found is None:
             raise NotFound(
@@ -51,24 +58,28 @@ class GenerationsResource:
             )
         id, offset = found[1].decode(), int(found[2] or 0)
         if head.method == b"DELETE":
-            return JsonExchange(sink, 0, lambda _: self._delete(id))
+            return JsonExchange(sink, 0, lambda _: _delete(registry, id))
         if head.method != b"GET":
             raise MethodNotAllowed("A response can be read or deleted.", allow="GET, DELETE")
-        return _read(self._registry.get(id), sink, offset)
+        return _read(registry.get(id), sink, offset)
 
-    def _request_all(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
+    def _request_all(
+        self, registry: GenerationRegistry, head: RequestHead, sink: ResponseSink
+    ) -> RequestSink:
         if head.method == b"GET":
-            return JsonExchange(sink, 0, lambda _: self._list())
+            return JsonExchange(sink, 0, lambda _: _list(registry))
         if head.method != b"POST":
             raise MethodNotAllowed("Generations can be listed and started.", allow="GET, POST")
-        return _Start(head, sink, self._registry, self._max_body)
+        return _Start(head, sink, registry, self._max_body)
 
-    async def _list(self) -> Response:
-        return json_response(200, GenerationList(self._registry.list()))
 
-    async def _delete(self, id: str) -> Response:
-        self._registry.get(id).cancel()
-        return Response(204)
+async def _list(registry: GenerationRegistry) -> Response:
+    return json_response(200, GenerationList(registry.list()))
+
+
+async def _delete(registry: GenerationRegistry, id: str) -> Response:
+    registry.get(id).cancel()
+    return Response(204)
 
 
 def _read(generation: Generation, sink: ResponseSink, offset: int) -> Reader:

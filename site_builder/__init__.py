@@ -1,0 +1,1 @@
+"""Builds the static site: the homepage, the documentation and the list of downloads."""
