@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NPM = PATH="$(abspath $(BIN)):$$PATH" npm
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit page web coverage e2e fuzz bench soak compatibility clients images npm system bundle wheel clean
+.PHONY: help run test lint unit page web site siteimage coverage e2e fuzz bench soak compatibility clients images server npm system bundle packages lock wheel clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 22
@@ -36,10 +36,12 @@ web: $(VENV)/.web ## The types and unit tests of the chat page
 e2e: system $(VENV)/.tests $(VENV)/.npm $(VENV)/.web ## The end-to-end tests alone
 	$(BIN)/pytest tests/e2e
 
-bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and Docker alone (about ten minutes)
+bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and Docker alone (about twenty minutes)
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 	$(BIN)/python -m benchmarks.cancel
 	$(BIN)/python -m benchmarks.containers
+	$(BIN)/python -m benchmarks.thousand --users 50 --minutes 1
+	$(BIN)/python -m benchmarks.idle
 
 fuzz: $(VENV)/.tests ## A million hostile frames of each kind, and HTTP (about twenty minutes)
 	$(BIN)/python -m tests.fuzz $(ARGS)
@@ -54,6 +56,9 @@ compatibility: $(VENV)/.tests $(VENV)/.npm $(VENV)/.compatibility ## Every clien
 images: $(VENV)/.runs ## Build the image of the streaming proxy (BASE_IMAGE=..., for a server with Docker)
 	@PYTHON=$(BIN)/python containers/build $(BASE_IMAGE)
 
+server: $(VENV)/.runs ## Build the images of the whole server, after `make site` (docs/operations.md)
+	@PYTHON=$(BIN)/python containers/build-server
+
 clients: $(VENV)/.tests ## Write docs/clients.md, and what the page shows, from the table of clients
 	$(BIN)/python -m ctllm.client_snippets > docs/clients.md
 	$(BIN)/python -m ctllm.client_snippets --json > web/src/settings/snippets.json
@@ -63,11 +68,23 @@ npm: $(VENV)/.npm ## The clients from npm that the tests drive
 system: ## Programs of the system that the tests drive (a browser)
 	@tests/system
 
+site: $(VENV)/.docs ## Build the homepage, the documentation and the downloads (dist/) into build/site/
+	@$(BIN)/python -m site_builder
+
+siteimage: site ## Build the image of the static site (BASE_IMAGE=..., any with nginx)
+	@containers/static-site/make-image $(BASE_IMAGE)
+
 bundle: $(VENV)/.tests ## Build a folder with programs that need no Python (dist/ctllm, two minutes)
 	$(BIN)/pyinstaller --noconfirm --log-level WARN --distpath dist --workpath build/bundle bundle/ctllm.spec
 
+packages: system bundle ## Build everything that people download into dist/ (five minutes; docs/install.md)
+	$(BIN)/python -m package_builder --bundle dist/ctllm
+
 wheel: $(VENV)/.tests ## Build the wheel and the source distribution
-	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m package_builder --only wheel
+
+lock: $(VENV)/.tests ## Update the versions of dependencies in packages
+	$(BIN)/python -m package_builder.lock
 
 clean: ## Remove what was made
 	rm -rf $(VENV) build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache .coverage
@@ -85,7 +102,12 @@ $(VENV)/.runs: $(BIN)/python setup.cfg pyproject.toml
 
 $(VENV)/.tests: $(BIN)/python setup.cfg pyproject.toml
 	@echo "Installing ctllm and what its tests need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]'
+	@touch $@ $(VENV)/.runs $(VENV)/.docs
+
+$(VENV)/.docs: $(BIN)/python setup.cfg pyproject.toml
+	@echo "Installing ctllm and what its documentation is built with into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@ $(VENV)/.runs
 
 $(VENV)/.npm: $(BIN)/python tests/compatibility/package.json

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import queue
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.command_line import print_progress
 from benchmarks.paths import RequestPath, ctllm_with_gateway
 
 TRIES = 200
@@ -95,7 +95,7 @@ def _send_request(
 ) -> socket.socket:
     host, port = request_path.address.split(":")
     client = socket.create_connection((host, int(port)), timeout=TIMEOUT)
-    headers = "".join(f"{name}: {value}\r\n" for name, value in request_path.headers.items())
+    headers = "".join(f"{name}: {value}\r\n" for name, value in request_path.users[0].items())
     head = f"POST {target} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n"
     client.sendall(head.encode() + body)
     return client
@@ -176,7 +176,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
         request_path = ctllm_with_gateway(stack, Path(folder), server.port)
         for phase in PHASES:
-            print(f"Disconnecting while {phase} …", file=sys.stderr)
+            print_progress(f"Disconnecting while {phase}")
             times[phase] = measure(request_path, server, phase, args.tries)
     print(text(times))
     if args.write:

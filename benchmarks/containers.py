@@ -1,7 +1,8 @@
 """The cost of a user's container: start time and memory, and how they grow with more users.
 
 `python -m benchmarks.containers` from the root of the repository, as root, with Docker Engine
-installed, of which it starts its own instance. `--write` stores the results in README.md.
+installed, of which it starts its own instance. `--starts` measures the starts alone, in a few
+minutes. `--write` stores the results in README.md.
 """
 
 from __future__ import annotations
@@ -9,11 +10,8 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,22 +19,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.accounts import Accounts, start_proxy
+from benchmarks.command_line import exit_on_signals, print_progress, require_root
 from benchmarks.measuring import set_script
-from benchmarks.paths import BIN, start_model_server, start_role
-from benchmarks.processes import Program, Unavailable, cpu_seconds, is_listening, machine_seconds
-from ctllm.cloud.identity import (
-    MANAGE,
-    SERVE,
-    USE,
-    AccessTokenIssuer,
-    Invites,
-    PrivateDirectory,
-    User,
-    load_signing_keys,
+from benchmarks.paths import (
+    BIN,
+    docker_options,
+    start_cloud,
+    start_desktops,
+    start_model_server,
+    write_docker_config,
 )
+from benchmarks.processes import cpu_seconds, machine_seconds
+from benchmarks.resources import meminfo
 from tests.e2e.dockerd import IMAGE, Dockerd, dockerd
 from tests.ports import free_port
 
@@ -47,6 +46,8 @@ CONCURRENT_STARTS = 2
 LINES_PER_SECOND, STREAM_SECONDS = 2, 20.0
 LINE_BYTES = 110
 FORECAST_USERS = 1000
+#: Seconds within which all desktops must be connected.
+CONNECT_TIMEOUT = 300.0
 NAMES = [f"user{number}" for number in range(MAX_USERS)]
 
 
@@ -55,9 +56,11 @@ class Measurements:
     """Times in seconds, memory in MB by number of users, latencies of lines in ms."""
 
     docker: list[float] = field(default_factory=list)
+    docker_at_once: list[float] = field(default_factory=list)
+    warm: list[float] = field(default_factory=list)
+    warm_at_once: list[float] = field(default_factory=list)
     sequential: list[float] = field(default_factory=list)
     simultaneous: list[float] = field(default_factory=list)
-    simultaneous_seconds: float = 0.0
     starts: list[float] = field(default_factory=list)
     memory: dict[int, float] = field(default_factory=dict)
     connect_seconds: float = 0.0
@@ -71,40 +74,33 @@ class Measurements:
 
 
 class DockerCluster:
-    """A cloud with the Docker spawner, and an access token for each user."""
+    """A cloud with the Docker spawner, and the headers of each user's requests."""
 
-    def __init__(self, stack: ExitStack, folder: Path, engine: Dockerd) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, engine: Dockerd, warm: int = 0) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder, self.state = folder, folder / "cloud"
         self.port = free_port()
         self.config = folder / "ctllm.toml"
-        self.config.write_text(f'[cloud]\nspawner = "docker"\ndocker_url = "{engine.address}"\n')
-        options = ["--listen", f"127.0.0.1:{self.port}", "--metrics-listen", "off",
-                   "--spawner=docker",
-                   f"--docker-url={engine.address}", f"--max-proxies={MAX_USERS}",
-                   "--proxy-start-timeout-seconds=120"]  # fmt: skip
-        self.cloud = start_role(stack, folder, "cloud", *options)
-        self.cloud.wait_until(lambda: is_listening(f"127.0.0.1:{self.port}"))
-        keys = load_signing_keys(PrivateDirectory(self.state / "cloud"))
-        issuer = AccessTokenIssuer(keys.signing_key, time.time, 3600)
-        scopes = frozenset((USE, MANAGE, SERVE))
-        self.tokens = [issuer.issue(User("ctllm", each, each), scopes) for each in NAMES]
+        write_docker_config(self.config, engine.address)
+        options = [*docker_options(engine.address, MAX_USERS),
+                   "--proxy-start-timeout-seconds=120", f"--proxy-warm={warm}"]  # fmt: skip
+        self.cloud = start_cloud(stack, folder, self.port, options=options)
+        self.accounts = Accounts(self.state)
+        self.authorizations = list(map(self.accounts.authorization, NAMES))
 
     def start(self, number: int) -> float:
         """Start a user's proxy; returns the seconds until it responds."""
-        began = time.monotonic()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
-        headers = {"Authorization": f"Bearer {self.tokens[number]}"}
-        connection.request("PUT", "/ctllm/proxy", headers=headers)
-        response = connection.getresponse()
-        body = response.read()
-        connection.close()
-        if response.status != 200:
-            raise Unavailable(f"user {number}: {response.status} {body!r}")
-        return time.monotonic() - began
+        return start_proxy(self.port, self.authorizations[number])
 
-    def ctllm(self, *words: str) -> None:
+    def ctllm(self, *words: str) -> str:
         argv = [str(BIN / "ctllm"), f"--config={self.config}", f"--state-dir={self.state}", *words]
-        subprocess.run(argv, check=True, capture_output=True)
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+    def wait_for_warm_proxies(self, number: int) -> None:
+        """Wait until so many proxies wait for a user, and a second longer for the last one."""
+        while self.ctllm("proxies").count(" waiting ") < number:
+            time.sleep(1)
+        time.sleep(1)
 
     def stop_all(self) -> float:
         """Stop all proxies; returns the seconds until they are gone."""
@@ -115,15 +111,7 @@ class DockerCluster:
         return took
 
 
-def available_memory_mb() -> float:
-    """Available memory of the machine in MB. Its decrease is the memory of all users."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 1024
-    raise Unavailable("/proc/meminfo has no MemAvailable")
-
-
-def start_idle_container(engine: Dockerd) -> float:
+def start_idle_container(engine: Dockerd, number: int = 0) -> float:
     """Create a network and a container of the same image with the Docker CLI; returns the seconds.
 
     They include the time of the CLI itself, which the spawner does not use.
@@ -131,19 +119,53 @@ def start_idle_container(engine: Dockerd) -> float:
     limits = ["--memory=512m", "--memory-swap=512m", "--cpus=0.5", "--pids-limit=32", "--read-only",
               "--cap-drop=ALL"]  # fmt: skip
     began = time.monotonic()
-    engine.docker("network", "create", "--internal", "--subnet=10.143.255.0/28", "bench")
-    engine.docker("run", "-d", "--name=bench", "--network=bench", *limits,
-                  "--entrypoint=sleep", IMAGE, "60")  # fmt: skip
-    took = time.monotonic() - began
-    engine.docker("rm", "-f", "bench")
-    engine.docker("network", "rm", "bench")
-    return took
+    name, subnet = f"bench{number}", f"10.143.{number}.0/28"
+    engine.docker("network", "create", "--internal", f"--subnet={subnet}", name)
+    engine.docker("run", "-d", f"--name={name}", f"--network={name}", *limits,
+                  "--entrypoint=sleep", IMAGE, "600")  # fmt: skip
+    return time.monotonic() - began
+
+
+def remove_idle_container(engine: Dockerd, number: int = 0) -> None:
+    """Remove what `start_idle_container` has created."""
+    engine.docker("rm", "-f", f"bench{number}")
+    engine.docker("network", "rm", f"bench{number}")
+
+
+def measure_docker(engine: Dockerd, measurements: Measurements) -> None:
+    """Measure Docker alone: one container after the other, and many at once."""
+    print_progress(f"Docker alone, {SEQUENTIAL_USERS // 2} times")
+    for _ in range(SEQUENTIAL_USERS // 2):
+        measurements.docker.append(start_idle_container(engine))
+        remove_idle_container(engine)
+    print_progress(f"Docker alone, {SIMULTANEOUS_USERS} at once")
+    numbers = range(SIMULTANEOUS_USERS)
+    with ThreadPoolExecutor(SIMULTANEOUS_USERS) as pool:
+        starts = pool.map(lambda number: start_idle_container(engine, number), numbers)
+        measurements.docker_at_once = list(starts)
+    for number in numbers:
+        remove_idle_container(engine, number)
+
+
+def measure_warm(folder: Path, engine: Dockerd, measurements: Measurements) -> None:
+    """Measure users for whom proxies wait: one after the other, and many at once."""
+    with ExitStack() as stack:
+        cluster = DockerCluster(stack, folder / "warm", engine, SIMULTANEOUS_USERS)
+        stack.callback(cluster.stop_all)
+        print_progress(f"{SIMULTANEOUS_USERS} proxies that wait")
+        cluster.wait_for_warm_proxies(SIMULTANEOUS_USERS)
+        with ThreadPoolExecutor(SIMULTANEOUS_USERS) as pool:
+            starts = pool.map(cluster.start, range(SIMULTANEOUS_USERS))
+            measurements.warm_at_once = list(starts)
+        for number in range(SIMULTANEOUS_USERS, SIMULTANEOUS_USERS + SEQUENTIAL_USERS):
+            cluster.wait_for_warm_proxies(1)
+            measurements.warm.append(cluster.start(number))
 
 
 def start_all_users(cluster: DockerCluster, measurements: Measurements) -> None:
     """Start the proxies of all users, two at a time; measure memory as their number grows."""
     marks = {1, 10, 50, 100, 150, 200, 250, MAX_USERS}
-    before = available_memory_mb()
+    before = meminfo()["MemAvailable"]  # whose decrease is the memory of all users
     done = 0
     with ThreadPoolExecutor(CONCURRENT_STARTS) as pool:
         while done < MAX_USERS:
@@ -151,27 +173,20 @@ def start_all_users(cluster: DockerCluster, measurements: Measurements) -> None:
             measurements.starts += pool.map(cluster.start, range(done, target))
             done = target
             time.sleep(2)  # until the new containers are idle
-            measurements.memory[done] = before - available_memory_mb()
+            measurements.memory[done] = before - meminfo()["MemAvailable"]
             print_progress(f"{done} containers, {measurements.memory[done]:.0f} MB")
 
 
 def connect_desktops(cluster: DockerCluster, stack: ExitStack, ollama_port: int) -> float:
     """Start a desktop for each user; returns the seconds until all are connected."""
-    invites = Invites(PrivateDirectory(cluster.state / "cloud").subdirectory("invites"), time.time)
-    invites_file = cluster.folder / "invites"
-    invites_file.write_text("\n".join(invites.create(each) for each in NAMES))
-    url = f"http://127.0.0.1:{cluster.port}"
-    argv = [
-        sys.executable,
-        "-m",
-        "benchmarks.many_desktops",
-        str(cluster.folder),
-        str(ollama_port),
-        url,
-    ]
-    desktops = Program(stack, cluster.folder / "desktops.log", argv, invites_file)
+    desktops = start_desktops(
+        stack, cluster.folder, "desktops", ollama_port, f"http://127.0.0.1:{cluster.port}"
+    )
     began = time.monotonic()
-    desktops.wait_until(lambda: desktops.output.endswith(f"\n{MAX_USERS}\n"), 300)
+    desktops.send("start", invites={each: cluster.accounts.invite(each) for each in NAMES})
+    desktops.wait_until(
+        lambda: any(event["ready"] == MAX_USERS for event in desktops.new_events()), CONNECT_TIMEOUT
+    )
     return time.monotonic() - began
 
 
@@ -183,9 +198,8 @@ def measure_streams(cluster: DockerCluster, measurements: Measurements) -> None:
         latency, lines, is_complete = [], 0, False
         try:
             connection = http.client.HTTPConnection("127.0.0.1", cluster.port, timeout=60)
-            headers = {"Authorization": f"Bearer {cluster.tokens[number]}"}
             body = json.dumps({"model": "m", "prompt": "x"})
-            connection.request("POST", "/api/generate", body, headers)
+            connection.request("POST", "/api/generate", body, cluster.authorizations[number])
             response = connection.getresponse()
             while line := response.readline():
                 now = time.time()
@@ -214,8 +228,6 @@ def measure_streams(cluster: DockerCluster, measurements: Measurements) -> None:
 
 
 def _timestamp(created_at: str) -> float:
-    from datetime import datetime
-
     return datetime.fromisoformat(created_at.replace("Z", "+00:00")).timestamp()
 
 
@@ -232,8 +244,8 @@ def firewall_rules(cluster: DockerCluster) -> Iterator[None]:
             cluster.ctllm("firewall", "--remove")
 
 
-def measure(folder: Path, measurements: Measurements) -> None:
-    """Measure everything, from one user to many."""
+def measure(folder: Path, measurements: Measurements, starts_only: bool) -> None:
+    """Measure everything, from one user to many, or the starts of up to fifty."""
     with dockerd() as engine, ExitStack() as stack:
         print_progress("Building the image")
         engine.build()
@@ -241,17 +253,17 @@ def measure(folder: Path, measurements: Measurements) -> None:
         cluster = DockerCluster(stack, folder, engine)
         stack.enter_context(firewall_rules(cluster))
         stack.callback(cluster.stop_all)
-        print_progress(f"Docker alone, {SEQUENTIAL_USERS // 2} times")
-        measurements.docker = [start_idle_container(engine) for _ in range(SEQUENTIAL_USERS // 2)]
+        measure_docker(engine, measurements)
         print_progress(f"{SEQUENTIAL_USERS} users, one after the other")
         measurements.sequential = [cluster.start(number) for number in range(SEQUENTIAL_USERS)]
         cluster.stop_all()
         print_progress(f"{SIMULTANEOUS_USERS} users at once")
-        began = time.monotonic()
         with ThreadPoolExecutor(SIMULTANEOUS_USERS) as pool:
             measurements.simultaneous = list(pool.map(cluster.start, range(SIMULTANEOUS_USERS)))
-        measurements.simultaneous_seconds = time.monotonic() - began
         cluster.stop_all()
+        measure_warm(folder, engine, measurements)
+        if starts_only:
+            return
         start_all_users(cluster, measurements)
         measurements.connect_seconds = connect_desktops(cluster, stack, ollama_port)
         print_progress(f"{MAX_USERS} streams")
@@ -265,10 +277,6 @@ def measure(folder: Path, measurements: Measurements) -> None:
         measurements.stop_seconds = cluster.stop_all()
 
 
-def print_progress(what: str) -> None:
-    print(f"{what} …", file=sys.stderr)
-
-
 # -- report
 
 
@@ -278,6 +286,26 @@ def regression_line(points: Sequence[tuple[float, float]]) -> Callable[[float], 
     return lambda x: base + slope * x
 
 
+def start_rows(measurements: Measurements) -> list[list[str]]:
+    """The rows of the table of starts."""
+    docker = statistics.median(measurements.docker)
+
+    def at_once(times: Sequence[float]) -> str:
+        return f"all at once, done after {max(times):.1f} s"
+
+    return [
+        ["from asking for a proxy to its first answer", "users", "p50 s", "p95 s", "to Docker's"],
+        _row("Docker alone: network and container, by its CLI", measurements.docker, docker),
+        _row(f"Docker alone, {at_once(measurements.docker_at_once)}",
+             measurements.docker_at_once, docker),
+        _row("one that waits, one user after the other", measurements.warm, docker),
+        _row(f"one that waits, {at_once(measurements.warm_at_once)}",
+             measurements.warm_at_once, docker),
+        _row("one after the other", measurements.sequential, docker),
+        _row(at_once(measurements.simultaneous), measurements.simultaneous, docker),
+    ]  # fmt: skip
+
+
 def text(measurements: Measurements) -> str:
     """The results as tables and sentences."""
     growth = regression_line([(number, took) for number, took in enumerate(measurements.starts, 1)])
@@ -285,14 +313,7 @@ def text(measurements: Measurements) -> str:
     each = memory(1) - memory(0)
     docker = statistics.median(measurements.docker)
     rows = [
-        ["from asking for a proxy to its first answer", "users", "p50 s", "p95 s", "to Docker's"],
-        ["Docker alone: network and container, by its CLI", "-", _s(docker), "-", "1"],
-        _row("one after the other", measurements.sequential, docker),
-        _row(
-            f"all at once, done after {measurements.simultaneous_seconds:.0f} s",
-            measurements.simultaneous,
-            docker,
-        ),
+        *start_rows(measurements),
         _row(
             f"the first {CONCURRENT_STARTS * 10} of {MAX_USERS}, two at a time",
             measurements.starts[:20],
@@ -306,7 +327,7 @@ def text(measurements: Measurements) -> str:
     latency = sorted(measurements.latency)
     p50, p99 = report.quantile_of(latency, 0.5), report.quantile_of(latency, 0.99)
     return "\n\n".join([
-        f"{report.processor()}, {os.cpu_count()} cores.",
+        f"{report.hardware()}.",
         report.table(rows),
         report.table([["users", "MB in all", "MB each"], *memory_rows]),
         f"Memory is what the whole machine has less: {each:.1f} MB a user by the straight line.",
@@ -318,7 +339,7 @@ def text(measurements: Measurements) -> str:
         f"second at once: {measurements.lines:,} of {measurements.expected_lines:,} lines came, "
         f"{measurements.failed} streams failed, lines were {report.number(p50)} ms late (p50; p99 "
         f"{report.number(p99)}). The machine used {measurements.cores:.2f} cores for "
-        f"everything, desktops, clients and model server included, the front "
+        f"everything, desktops, clients and model server included, the gateway "
         f"{measurements.gateway_cores:.2f}.",
         f"All {MAX_USERS} were ended, four at a time, in {measurements.stop_seconds:.0f} s.",
     ])  # fmt: skip
@@ -338,14 +359,16 @@ def main() -> None:
     """Measure, print the results, and store them with --write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.containers", description=__doc__)
     parser.add_argument("--write", action="store_true", help="store the results in README.md")
+    parser.add_argument("--starts", action="store_true", help="measure the starts alone")
     args = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("benchmarks.containers must run as root, because it starts a Docker Engine")
-    # Exit normally on SIGTERM, so that the exit stacks stop the child processes.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    require_root()
+    exit_on_signals()
     measurements = Measurements()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        measure(Path(folder), measurements)
+        measure(Path(folder), measurements, args.starts)
+    if args.starts:
+        print(report.table(start_rows(measurements)))
+        return
     print(text(measurements))
     if args.write:
         report.write(text(measurements), "containers")

@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from itertools import cycle
 from typing import Any
 
 from benchmarks.processes import machine_seconds
@@ -31,12 +32,13 @@ class Order:
     """The requests to send.
 
     `address` is `host:port` or `unix:path`. Each of `rounds` rounds starts `streams` requests at
-    once and aborts them after `seconds`, which counts as failure unless `endless`. If `timed`,
-    latency is computed from the `created_at` of each line.
+    once, of all `users` in turn, each of which has its headers. It aborts them after `seconds`,
+    which counts as failure unless `endless`. If `timed`, latency is computed from the `created_at`
+    of each line.
     """
 
     address: str
-    headers: dict[str, str]
+    users: tuple[dict[str, str], ...]
     streams: int
     seconds: float
     rounds: int = 1
@@ -64,9 +66,10 @@ class Result:
 class Stream:
     """One client connection."""
 
-    __slots__ = ("chunks", "first", "has_ended", "lines", "socket", "start", "tail")
+    __slots__ = ("chunks", "first", "has_ended", "lines", "request", "socket", "start", "tail")
 
-    def __init__(self) -> None:
+    def __init__(self, request: bytes) -> None:
+        self.request = request
         self.start = time.time()
         self.first = 0.0
         self.chunks: list[tuple[float, bytes]] = []
@@ -107,7 +110,7 @@ class Load:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._request = request(order.headers)
+        self._requests = [request(headers) for headers in order.users]
         self._epoll = select.epoll()
         self._open: dict[int, Stream] = {}
         self._waiting: list[Stream] = []
@@ -116,7 +119,10 @@ class Load:
     def run(self) -> None:
         """Open all streams at once and read until they end or the time has elapsed."""
         deadline = time.time() + self._order.seconds
-        self._waiting = self.streams = [Stream() for _ in range(self._order.streams)]
+        self._waiting = self.streams = [
+            Stream(request)
+            for _, request in zip(range(self._order.streams), cycle(self._requests), strict=False)
+        ]
         self._connect_waiting()
         while (self._open or self._waiting) and time.time() < deadline:
             for fd, events in self._epoll.poll(0.001 if self._waiting else 0.1, 256):
@@ -146,7 +152,7 @@ class Load:
         stream = self._open[fd]
         try:
             if events & select.EPOLLOUT:
-                stream.socket.send(self._request)
+                stream.socket.send(stream.request)
                 self._epoll.modify(fd, select.EPOLLIN)
                 return
             data = stream.socket.recv(65536)

@@ -94,7 +94,7 @@ def measure(
     set_script(server_port, case.script)
     order = Order(
         path.address,
-        path.headers,
+        path.users,
         case.streams,
         case.seconds,
         case.rounds,

@@ -12,41 +12,41 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from benchmarks.processes import Program, Unavailable, descendants, is_listening
-from ctllm import __version__
-from ctllm.cloud.identity import (
-    MANAGE,
-    SERVE,
-    USE,
-    AccessTokenIssuer,
-    AssertionSigner,
-    PrivateDirectory,
-    User,
-    load_signing_keys,
-    proxy_id,
+from benchmarks.accounts import Accounts
+from benchmarks.processes import (
+    ControlledProgram,
+    Program,
+    Unavailable,
+    descendants,
+    find_program,
+    is_healthy,
+    is_listening,
 )
+from ctllm import __version__
+from tests.e2e.nginx import Nginx
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
-USER = User("ctllm", "bench", "bench")
+#: Those of the paths with many users. The other paths have the first alone.
+USERS = tuple(f"bench-{number}" for number in range(50))
 
 
 @dataclass(frozen=True)
 class RequestPath:
-    """The address for clients, the headers to send, and the processes of the relay.
+    """The address for clients, the headers to send for each user, and the processes of the relay.
 
     `parts` has process ids by name. The cost of the path is the CPU time of the parts in
     `counted`; that of the others is only shown.
     """
 
     address: str
-    headers: dict[str, str] = field(default_factory=dict)
+    users: tuple[dict[str, str], ...] = ({},)
     parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     counted: tuple[str, ...] = ()
     version: str = ""
@@ -137,47 +137,116 @@ def configurable_http_proxy(stack: ExitStack, folder: Path, server: int) -> Requ
 
 def ctllm_with_gateway(stack: ExitStack, folder: Path, server: int) -> RequestPath:
     """All of ctllm: gateway, proxy, tunnel and desktop."""
-    return start_ctllm(stack, folder, server)[0]
+    return start_ctllm(stack, folder, server)
 
 
 def ctllm_tunnel_ends(stack: ExitStack, folder: Path, server: int) -> RequestPath:
     """The two ends of the tunnel alone: the client connects to the socket of the proxy."""
-    return start_ctllm(stack, folder, server)[1]
+    path = start_ctllm(stack, folder, server)
+    (socket_path,) = (folder / "cloud" / "run").rglob("proxy.sock")
+    headers = {"Ctllm-Assertion": Accounts(folder / "cloud").assertion(USERS[0])}
+    return replace(
+        path, address=f"unix:{socket_path}", users=(headers,), counted=("proxy", "desktop")
+    )
 
 
-def start_ctllm(stack: ExitStack, folder: Path, server: int) -> tuple[RequestPath, RequestPath]:
-    """Start a cloud and a desktop; returns the paths with and without the gateway."""
-    port, state = free_port(), folder / "cloud"
-    cloud_options = ["--listen", f"127.0.0.1:{port}", "--metrics-listen", "off"]
-    cloud = start_role(stack, folder, "cloud", *cloud_options)
-    cloud.wait_until(lambda: is_listening(f"127.0.0.1:{port}"))
-    invite = run([str(BIN / "ctllm"), f"--state-dir={state}", "invite", USER.name])
-    run([str(BIN / "ctllm"), f"--state-dir={folder / 'desktop'}", "login", invite])
-    desktop_options = ["--ollama-host", f"127.0.0.1:{server}", "--desktop-listen", "off"]
-    desktop = start_role(stack, folder, "desktop", *desktop_options)
-    desktop.wait_until(lambda: "Cloud connection: connected" in desktop.output)
+def ctllm_with_nginx(stack: ExitStack, folder: Path, server: int) -> RequestPath:
+    """All of ctllm as a server has it: nginx, which asks the cloud, proxy, tunnel and desktop."""
+    return start_ctllm_with_nginx(stack, folder, server, USERS[:1])
+
+
+def ctllm_with_many_users(stack: ExitStack, folder: Path, server: int) -> RequestPath:
+    """The same with a proxy and a desktop for each of fifty users."""
+    return start_ctllm_with_nginx(stack, folder, server, USERS)
+
+
+def start_ctllm_with_nginx(
+    stack: ExitStack, folder: Path, server: int, users: Sequence[str]
+) -> RequestPath:
+    """Start nginx, a cloud and a desktop for each user; all is counted."""
+    find_program("nginx")
+    backend = free_port()
+    front = Nginx(f"127.0.0.1:{backend}")
+    stack.callback(front.stop)
+    path = start_ctllm(stack, folder, server, users, front, backend)
+    parts = {"nginx": (front.pid, *descendants(front.pid)), **path.parts}
+    return replace(path, parts=parts, counted=tuple(parts))
+
+
+def start_ctllm(
+    stack: ExitStack,
+    folder: Path,
+    server: int,
+    users: Sequence[str] = USERS[:1],
+    front: Nginx | None = None,
+    backend: int = 0,
+) -> RequestPath:
+    """Start a cloud, and a desktop for each user; returns the path by the gateway.
+
+    With `front`, which is for a cloud at the port `backend`, clients and desktops connect to it.
+    """
+    backend = backend or free_port()
+    cloud = start_cloud(stack, folder, backend, front)
+    state = folder / "cloud"
+    if front is not None:
+        front.start(state)
+    desktops = [start_desktop(stack, folder, server, user) for user in users]
+    for desktop in desktops:
+        desktop.wait_until(partial(is_connected, desktop), timeout=60)
     parts = {
         "front": (cloud.pid,),
         "proxy": descendants(cloud.pid),
-        "desktop": (desktop.pid,),
+        "desktop": tuple(desktop.pid for desktop in desktops),
     }
-    keys = load_signing_keys(PrivateDirectory(state / "cloud"))
-    token = AccessTokenIssuer(keys.signing_key, time.time, 3600).issue(
-        USER, frozenset((USE, MANAGE, SERVE))
+    headers = tuple(map(Accounts(state).authorization, users))
+    port = front.port if front else backend
+    return RequestPath(f"127.0.0.1:{port}", headers, parts, tuple(parts), __version__)
+
+
+def start_cloud(
+    stack: ExitStack,
+    folder: Path,
+    port: int,
+    front: Nginx | None = None,
+    options: Sequence[str] = (),
+) -> Program:
+    """Start a cloud at `port`, behind `front` if there is one, with further options."""
+    argv = [f"--listen=127.0.0.1:{port}", "--metrics-listen=off", *options]
+    if front is not None:
+        argv += [f"--auth-request-listen=unix:{front.authorizer}:mode=660",
+                 f"--public-url=http://127.0.0.1:{front.port}"]  # fmt: skip
+    cloud = start_role(stack, folder, "cloud", *argv)
+    cloud.wait_until(lambda: is_healthy(port), 60)
+    return cloud
+
+
+def docker_options(docker_url: str, max_proxies: int, firewall_socket: str = "") -> list[str]:
+    """The options of a cloud whose proxies are containers; without a socket it asks no firewall."""
+    return ["--spawner=docker", f"--docker-url={docker_url}", f"--max-proxies={max_proxies}",
+            f"--firewall-socket={firewall_socket}"]  # fmt: skip
+
+
+def write_docker_config(path: Path, docker_url: str, firewall_socket: str = "") -> None:
+    """Write the configuration of `ctllm firewall` for such a cloud."""
+    path.write_text(
+        f'[cloud]\nspawner = "docker"\ndocker_url = "{docker_url}"\n'
+        f'firewall_socket = "{firewall_socket}"\n'
     )
-    with_gateway = RequestPath(
-        f"127.0.0.1:{port}", {"Authorization": f"Bearer {token}"}, parts, tuple(parts), __version__
-    )
-    proxy = proxy_id(keys.instance_secret, USER.id)
-    assertion = {
-        "Ctllm-Assertion": AssertionSigner(keys.signing_key, time.time).sign(
-            proxy, frozenset({USE})
-        )
-    }
-    (socket_path,) = (state / "run").rglob("proxy.sock")
-    return with_gateway, RequestPath(
-        f"unix:{socket_path}", assertion, parts, ("proxy", "desktop"), __version__
-    )
+
+
+def start_desktop(stack: ExitStack, folder: Path, server: int, user: str) -> Program:
+    """Log in a new desktop of `user` and start it; it is not connected yet."""
+    invite = run([str(BIN / "ctllm"), f"--state-dir={folder / 'cloud'}", "invite", user])
+    own = folder / user
+    own.mkdir()
+    run([str(BIN / "ctllm"), f"--state-dir={own / 'desktop'}", "login", invite])
+    options = ["--ollama-host", f"127.0.0.1:{server}", "--desktop-listen", "off"]
+    return start_role(stack, own, "desktop", *options)
+
+
+def is_connected(desktop: Program) -> bool:
+    """Whether a desktop is connected to its cloud."""
+    return "Cloud connection: connected" in desktop.output
 
 
 REQUEST_PATHS: dict[str, PathFactory] = {
@@ -187,6 +256,8 @@ REQUEST_PATHS: dict[str, PathFactory] = {
     "configurable-http-proxy": configurable_http_proxy,
     "ctllm, tunnel ends": ctllm_tunnel_ends,
     "ctllm with front": ctllm_with_gateway,
+    "ctllm with nginx": ctllm_with_nginx,
+    "ctllm with nginx, 50 users": ctllm_with_many_users,
 }
 
 
@@ -196,12 +267,13 @@ def start_role(stack: ExitStack, folder: Path, name: str, *options: str) -> Prog
     return Program(stack, folder / f"{name}.log", [*argv, f"--state-dir={folder / name}", *options])
 
 
-def find_program(name: str) -> str:
-    """The path of a program; also searches the folders for system administration."""
-    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if path is None:
-        raise Unavailable(f"{name} is not installed")
-    return path
+def start_desktops(
+    stack: ExitStack, folder: Path, name: str, ollama_port: int, url: str
+) -> ControlledProgram:
+    """Start a process for many desktops, whose state is in `folder`."""
+    module = [sys.executable, "-m", "benchmarks.many_desktops"]
+    argv = [*module, str(folder / "desktops"), str(ollama_port), url]
+    return ControlledProgram(stack, folder / f"{name}.log", argv)
 
 
 def npm_install(name: str, folder: Path) -> str:

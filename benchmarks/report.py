@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import targets
 from benchmarks.measuring import Measure
+from benchmarks.resources import meminfo
 
 README = Path(__file__).with_name("README.md")
 PEER = "ssh -R"
@@ -38,7 +39,10 @@ def text(results: Results) -> str:
     sections += growth(results) + failures(results) + disturbed(results)
     verdicts = targets.evaluate(results.rows)
     if verdicts:
-        sections += ["### What was to be reached, by both tunnel ends together", table(verdicts)]
+        sections += [
+            "### What was to be reached, by both tunnel ends together where nothing else is said",
+            table(verdicts),
+        ]
     return "\n\n".join(sections)
 
 
@@ -46,7 +50,7 @@ def machine(results: Results) -> str:
     """Date, machine, versions, and relays that are unavailable."""
     names = [f"{name} {version}" for name, version in results.versions.items() if version]
     lines = [
-        f"{datetime.now(UTC):%d %B %Y}. {processor()}, {os.cpu_count()} cores, "
+        f"{datetime.now(UTC):%d %B %Y}. {hardware()}, "
         f"Linux {platform.release()}, Python {platform.python_version()}.",
         f"Versions: {'; '.join(names)}.",
     ]
@@ -54,7 +58,12 @@ def machine(results: Results) -> str:
     return "\n".join(lines)
 
 
-def processor() -> str:
+def hardware() -> str:
+    """The processor, its cores, and the memory of this machine."""
+    return f"{_processor()}, {os.cpu_count()} cores, {meminfo()['MemTotal'] / 1024:.0f} GB"
+
+
+def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import resource
-import signal
 import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import chart, report
+from benchmarks.command_line import exit_on_signals, print_progress
 from benchmarks.measuring import Case, measure, memory_by_part, paced, saturated, sequential
 from benchmarks.paths import REQUEST_PATHS, PathFactory, start_model_server
 from benchmarks.processes import Unavailable
@@ -61,7 +60,7 @@ def run(
         results.versions[name] = path.version
         idle = memory_by_part(path, "VmRSS")
         for case in loads:
-            print(f"{name}: {case.name} …", file=sys.stderr)
+            print_progress(f"{name}: {case.name}")
             try:
                 measured = measure(path, case, port, program.pid, idle)
             except (OSError, subprocess.SubprocessError) as error:
@@ -73,8 +72,7 @@ def run(
 def main() -> None:
     """Measure all paths, print the results, and store them with --write."""
     args = options()
-    # Exit normally on SIGTERM, so that the exit stacks stop the child processes.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    exit_on_signals()
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Child processes inherit the limit.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
