@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -86,7 +86,10 @@ TAB_KEYS = re.compile(r"ctllm-desktop-token|ctllm-reloaded|machine|ctllm\.draft\
 class Chromium:
     """A browser process. `do` runs all calls to Playwright in order on its thread."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, args: Sequence[str] = CHROMIUM_ARGS, env: dict[str, str | float | bool] | None = None
+    ) -> None:
+        self._args, self._env = args, env
         self._thread = ThreadPool(1, 1, "chromium")
         self._playwright: Playwright
         self._browser: Browser | None = None
@@ -110,7 +113,9 @@ class Chromium:
     def _launch(self, name: str) -> None:
         expect.set_options(timeout=TIMEOUT_MS)
         self._playwright = sync_playwright().start()
-        self._browser = self._playwright.chromium.launch(executable_path=name, args=CHROMIUM_ARGS)
+        self._browser = self._playwright.chromium.launch(
+            executable_path=name, args=self._args, env=self._env
+        )
 
     async def tab(self, **options: Any) -> Tab:
         """Open a page in a new context without stored data; `options` are for `new_context`.

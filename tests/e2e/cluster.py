@@ -17,6 +17,9 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from ctllm.cli.users import create_invite_link
+from ctllm.config import Config
+from tests.e2e.nginx import Nginx
 from tests.fake_ollama import FakeOllama
 from tests.ports import free_port, listen, port_of
 
@@ -24,6 +27,8 @@ BIN = Path(sys.executable).parent
 #: Options of a cloud in which any number of credentials may be wrong.
 ANY_FAILURES = ("--failed-logins-per-minute=0", "--failed-requests-per-minute=0")
 WAIT_TIMEOUT = 30.0
+#: What clients connect to: the cloud itself, or nginx, which sends requests to streaming proxies.
+FRONT = os.environ.get("CTLLM_FRONT", "cloud")
 
 
 async def wait_until(condition: Any, description: str, timeout: float = WAIT_TIMEOUT) -> Any:
@@ -54,6 +59,7 @@ class ChildProcess(ProcessProtocol):
         self.output = ""
         self.exited: Deferred[int] = Deferred()
         self.exit_code: int | None = None
+        self.wait_status: int | None = None  # of waitpid(2)
         self.transport: Any = None
         reactor.spawnProcess(self, argv[0], argv, env=env, usePTY=use_pty)
 
@@ -64,6 +70,7 @@ class ChildProcess(ProcessProtocol):
 
     def processEnded(self, reason: Any) -> None:
         self.exit_code = 0 if reason.check(ProcessDone) else reason.value.exitCode
+        self.wait_status = reason.value.status
         self.exited.callback(self.exit_code)
 
     @property
@@ -93,6 +100,15 @@ class Cluster:
         self.extra_environment: dict[str, str] = {}
         self.cloud_port = free_port()
         self.metrics_port = free_port()
+        self.nginx: Nginx | None = None
+        self._backend_port = self.cloud_port
+        if FRONT == "nginx":
+            self.use_nginx()
+
+    def use_nginx(self) -> None:
+        """Have clients connect to nginx."""
+        self.nginx = Nginx(f"127.0.0.1:{self._backend_port}")
+        self.cloud_port = self.nginx.port
 
     @property
     def url(self) -> str:
@@ -149,17 +165,26 @@ class Cluster:
         process = self.run_role(
             "cloud",
             "cloud",
-            f"--listen=127.0.0.1:{self.cloud_port}",
+            f"--listen=127.0.0.1:{self._backend_port}",
             f"--metrics-listen=127.0.0.1:{self.metrics_port}",
+            *self._nginx_options(),
             *options,
         )
         await wait_until(lambda: self.is_cloud_healthy(process), f"the cloud:\n{process.output}")
+        if self.nginx is not None:
+            self.nginx.start(self.state_dir("cloud"))
         return process
+
+    def _nginx_options(self) -> tuple[str, ...]:
+        if self.nginx is None:
+            return ()
+        listen = f"--auth-request-listen=unix:{self.nginx.authorizer}:mode=660"
+        return (listen, f"--public-url={self.url}")
 
     async def is_cloud_healthy(self, process: ChildProcess) -> bool:
         assert process.exit_code is None, process.output
         try:
-            status, _, _ = await self.request("GET", "/health")
+            status, _, _ = await self.request("GET", "/health", port=self._backend_port)
         except OSError:
             return False
         return status == 200
@@ -169,7 +194,8 @@ class Cluster:
     ) -> ChildProcess:
         """Start a desktop of `user` for the Ollama at port `ollama`: logged in and connected."""
         state = state or user
-        await self.run_ctllm(state, "login", "-", stdin=await self.create_invite(user))
+        invite = await self.run_ctllm("cloud", "invite", user)
+        await self.run_ctllm(state, "login", "-", stdin=invite)
         process = self.run_role(
             "desktop", state, f"--ollama-host=127.0.0.1:{ollama}", "--desktop-listen=off", *options
         )
@@ -197,7 +223,11 @@ class Cluster:
         return completed.stdout.strip()
 
     async def create_invite(self, name: str) -> str:
-        return await self.run_ctllm("cloud", "invite", name)
+        """Do what `ctllm invite` does, without its process where the environment is the same."""
+        if self.extra_environment:
+            return await self.run_ctllm("cloud", "invite", name)
+        config = Config(state_dir=str(self.state_dir("cloud")))
+        return await deferToThread(create_invite_link, config, name)
 
     async def create_token(self, name: str, client: str = "browser") -> str:
         """Return an access token of user `name`."""
@@ -240,6 +270,8 @@ class Cluster:
     async def stop(self) -> None:
         for process in reversed(self.processes):
             await process.stop()
+        if self.nginx is not None:
+            self.nginx.stop()
         for port in self.ports:
             await port.stopListening()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,3 +126,14 @@ async def tab(chromium: Chromium) -> Any:
     new_tab = await chromium.tab()
     yield new_tab
     await new_tab.close()
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make packages` writes, without the bundle."""
+    folder = tmp_path_factory.mktemp("packages")
+    argv = [sys.executable, "-m", "package_builder", f"--output={folder}"]
+    root = Path(__file__).parents[2]
+    result = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder

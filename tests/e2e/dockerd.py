@@ -112,30 +112,31 @@ class Dockerd:
             )
 
 
+def mounts_below(folder: Path) -> list[str]:
+    """Return the mount points below a folder."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    return [each for each in mounts if each.startswith(f"{folder}/")]
+
+
 @contextmanager
-def dockerd() -> Iterator[Dockerd]:
-    """Start an engine; remove its containers, mounts and files afterwards."""
+def dockerd(*options: str) -> Iterator[Dockerd]:
+    """Start an engine with additional options; remove what it has afterwards."""
     # Not below pytest's directories: the path of a socket has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
     engine = Dockerd(folder)
     try:
-        engine.start()
+        engine.start(*options)
         yield engine
     finally:
         try:
             if engine.is_responding():
-                for each in engine.docker("ps", "-aq").split():
-                    engine.docker("rm", "-f", "-v", each)
-                for each in engine.docker(
-                    "network", "ls", "-q", "-f", "label=ctllm.instance"
-                ).split():
-                    engine.docker("network", "rm", each)
+                if containers := engine.docker("ps", "-aq").split():
+                    engine.docker("rm", "-f", "-v", *containers)
+                label = "label=ctllm.instance"
+                if networks := engine.docker("network", "ls", "-q", "-f", label).split():
+                    engine.docker("network", "rm", *networks)
             engine.stop()
         finally:
-            with open("/proc/mounts") as mounts:
-                below = [
-                    line.split()[1] for line in mounts if line.split()[1].startswith(f"{folder}/")
-                ]
-            for each in reversed(below):
+            for each in reversed(mounts_below(folder)):
                 subprocess.run(["umount", "-l", each], check=False)
             shutil.rmtree(folder, ignore_errors=True)

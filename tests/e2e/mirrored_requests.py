@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import FRONT, Cluster
 from tests.fake_ollama import FakeOllama, Record
 from tests.ports import listen, port_of
 
@@ -115,8 +115,13 @@ class RawResponse:
 
     @property
     def relayed_parts(self) -> tuple[int, str, Headers, bytes, bool]:
-        """Everything of the response that ctllm must relay unchanged."""
+        """Everything of the response that ctllm must relay unchanged.
+
+        nginx changes the order of headers, which means nothing between those of different names.
+        """
         headers = tuple(header for header in self.headers if header[0].lower() in RESPONSE_HEADERS)
+        if FRONT == "nginx":
+            headers = tuple(sorted(headers, key=lambda header: header[0].lower()))
         return self.status, self.reason, headers, self.body, self.is_complete
 
 

@@ -2,7 +2,8 @@
 // parameter `audience`. oidc_provider.py starts it and describes its controls.
 //
 // Its only argument is a JSON object: modules (node_modules), port, path (of the issuer), audience,
-// page_origins, users. It prints {"port":…,"control":…} when it listens. Everything is in memory.
+// page_origins, users, and host, if its issuer is https://HOST:PORT behind something that ends TLS.
+// It prints {"port":…,"control":…} when it listens. Everything is in memory.
 import http from "node:http";
 import { generateKeyPairSync, randomBytes } from "node:crypto";
 import { pathToFileURL } from "node:url";
@@ -11,7 +12,7 @@ const options = JSON.parse(process.argv[2]);
 const oidc = await import(pathToFileURL(`${options.modules}/oidc-provider/lib/index.js`));
 
 const HOST = "127.0.0.1";
-const issuer = `http://${HOST}:${options.port}${options.path}`;
+const issuer = `${options.host ? `https://${options.host}` : `http://${HOST}`}:${options.port}${options.path}`;
 const SCOPES = "openid profile email offline_access";
 
 // What the tests control. `answers` replace those of the provider, by path.
@@ -176,6 +177,7 @@ function build() {
   provider.on("server_error", (ctx, error) => console.error("server_error", error));
   for (const event of ["grant.error", "authorization.error"])
     provider.on(event, (ctx, error) => console.log(event, error.error, error.error_description, error.error_detail ?? ""));
+  provider.proxy = Boolean(options.host);
   handler = provider.callback();
 }
 
@@ -206,6 +208,7 @@ function drained(response) {
 const server = http.createServer((request, response) => {
   const path = request.url.replace(/\?.*/, "");
   const inside = path.startsWith(options.path.replace(/\/$/, "")) ? path.slice(options.path.replace(/\/$/, "").length) : path;
+  if (options.host && request.headers.host.startsWith(options.host)) request.headers["x-forwarded-proto"] = "https";
   requests.push({ method: request.method, path: inside, headers: request.headers });
   setTimeout(() => {
     if (answers.has(inside)) return void answer(request, response, answers.get(inside));

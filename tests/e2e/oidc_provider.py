@@ -93,12 +93,18 @@ async def start_provider(
     audience: str = API,
     page_origins: Sequence[str] = (),
     device_grant: bool = True,
+    host: str = "",
 ) -> OidcProvider:
-    """Start a provider that ends with `cluster`. `users` are names with their groups."""
+    """Start a provider that ends with `cluster`. `users` are names with their groups.
+
+    With `host`, its issuer is https://HOST:PORT. It listens without TLS on the same port of
+    127.0.0.1, and the test has to lead one to the other.
+    """
     port = free_port()
     options = {
         "modules": str(MODULES),
         "port": port,
+        "host": host,
         "path": path,
         "audience": audience,
         "page_origins": list(page_origins),
@@ -106,7 +112,7 @@ async def start_provider(
         "users": {name: {"groups": list(groups)} for name, groups in (users or {}).items()},
     }
     process, control = await _run_provider(cluster, json.dumps(options))
-    return OidcProvider(process, port, control, path, audience)
+    return OidcProvider(process, port, control, path, audience, host)
 
 
 async def _run_provider(cluster: Cluster, options: str) -> tuple[ChildProcess, int]:
@@ -136,12 +142,18 @@ class OidcProvider:
     """A running provider: its address, its users' browser, and its controls."""
 
     def __init__(
-        self, process: ChildProcess, port: int, control: int, path: str, audience: str
+        self,
+        process: ChildProcess,
+        port: int,
+        control: int,
+        path: str,
+        audience: str,
+        host: str = "",
     ) -> None:
         self.process = process
         self.port = port
         self.audience = audience
-        self.origin = f"http://127.0.0.1:{port}"
+        self.origin = f"https://{host}:{port}" if host else f"http://127.0.0.1:{port}"
         self.issuer = self.origin + path
         self.base = self.issuer.removesuffix("/")
         self._control_port = control

@@ -46,6 +46,15 @@ def command_line(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
 
 
+def open_files(pid: int) -> dict[Path, str]:
+    """Return the descriptors of a process in /proc, each with what it refers to."""
+    found = {}
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # the process has closed it meanwhile
+            found[descriptor] = os.readlink(descriptor)
+    return found
+
+
 def option(pid: int, name: str) -> str:
     """Return the value of a process's option, given as `--name value`."""
     arguments = command_line(pid)
@@ -67,3 +76,10 @@ def proc_status(pid: int) -> dict[str, str]:
 def resident_megabytes(pid: int) -> float:
     """Return the resident memory of a process in megabytes."""
     return int(proc_status(pid)["VmRSS"].split()[0]) / 1024
+
+
+def core_limits(pid: int) -> list[str]:
+    """Return the soft and the hard limit of the size of a process's core file."""
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    (line,) = [each for each in lines if each.startswith("Max core file size")]
+    return line.removeprefix("Max core file size").split()[:2]

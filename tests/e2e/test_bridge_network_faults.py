@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
@@ -18,6 +17,7 @@ from tests.e2e.cluster import wait_until
 from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 from tests.e2e.fixed_response_upstream import full_response, sha256
 from tests.e2e.network_relay import NetworkRelay
+from tests.e2e.process_info import open_files
 
 #: Seconds within which a dead connection is detected by default, and an allowance for load.
 DETECTION, ALLOWANCE = 8.0, 4.0
@@ -207,8 +207,6 @@ async def test_a_dead_connection_with_full_buffers_is_aborted(faulty: FaultyClus
 
 def count_tcp_connections(pid: int) -> int:
     """Return the number of TCP connections of a process."""
-    open_files = {
-        os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()
-    }
+    targets = set(open_files(pid).values())
     tcp = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    return sum(f"socket:[{fields[9]}]" in open_files for fields in tcp)
+    return sum(f"socket:[{fields[9]}]" in targets for fields in tcp)

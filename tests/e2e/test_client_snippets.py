@@ -1,4 +1,4 @@
-"""The output of `ctllm connect CLIENT` works as printed, for the endpoint and for the cloud.
+"""The output of `ctllm connect CLIENT` works as printed, and so do the programs of the tutorial.
 
 Large clients are not installed for the tests: `make compatibility` sets CTLLM_HEAVY_CLIENTS.
 """
@@ -28,11 +28,13 @@ from ctllm.client_snippets import (
     TESTED,
 )
 from tests.e2e.cluster import Cluster, wait_until
-from tests.fake_ollama import FakeOllama
+from tests.fake_ollama import FakeOllama, Script
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 CHECKED = COMPATIBILITY if os.environ.get("CTLLM_HEAVY_CLIENTS") else TESTED
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorials" / "program.md"
+PROGRAMS = re.findall(r"^```python\n(.*?)^```$", TUTORIAL.read_text(), re.M | re.S)
 NAMES = [client.name for client in CLIENTS if client.verified == CHECKED]
 MODEL = "qwen3:4b"
 
@@ -110,6 +112,37 @@ async def test_a_client_works_as_printed(
     assert completed.stdout.strip(), completed.stderr
     requests = [each for each in snippets.ollama.requests if each.method == "POST"]
     assert requests and all(MODEL.encode() in (each.body or b"") for each in requests), requests
+
+
+def run_program(text: str, cluster: Cluster) -> subprocess.CompletedProcess[str]:
+    """Run a program of the tutorial with the environment that the tutorial sets."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "CTLLM_URL": cluster.url,
+        "CTLLM_API_KEY": cluster.api_key,
+        "MODEL": MODEL,
+    }
+    argv = [sys.executable, "-c", text]
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=180)
+
+
+@ensureDeferred
+async def test_the_programs_of_the_tutorial_work_as_printed(snippets: SnippetCluster) -> None:
+    """Also where the response breaks off: then the second one says so, and fails."""
+    snippets.ollama.reset()
+    snippets.ollama.script("/api/chat", Script(lines=9))
+    ends = []
+    for program in PROGRAMS:
+        completed = await deferToThread(run_program, program, snippets.cluster)
+        assert completed.returncode == 0, completed.stderr
+        ends.append(completed.stdout.splitlines()[-1])
+    assert "The response is complete." in ends and len(ends) == 4
+    assert [each.path for each in snippets.ollama.requests].count("/api/chat") == 1
+    (careful,) = [program for program in PROGRAMS if "APIError" in program]
+    snippets.ollama.script("/v1/chat/completions", Script(lines=9, break_after=4))
+    completed = await deferToThread(run_program, careful, snippets.cluster)
+    assert completed.returncode == 1 and completed.stdout
+    assert "The response is not complete: " in completed.stderr
 
 
 @ensureDeferred

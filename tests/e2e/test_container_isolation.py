@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.e2e.lifecycle_cases import (
     start_stream,
     start_with_desktop,
 )
+from tests.e2e.process_info import core_limits
 from tests.fake_ollama import Script
 
 #: Prints which addresses respond, even by refusing, and whether a name can be resolved.
@@ -92,6 +94,16 @@ LIST_TMP = """
 import json, os
 print(json.dumps([os.path.join(top, each) for top, _, files in os.walk("/tmp") for each in files]))
 """
+#: Prints whether a program of this container that crashes was dumped, and the files then.
+DUMP_CORE = """
+import json, os
+os.chdir("/tmp")
+pid = os.fork()
+if pid == 0:
+    os.abort()
+_, status = os.waitpid(pid, 0)
+print(json.dumps([os.WCOREDUMP(status), os.listdir()]))
+"""
 #: Exceeds the memory limit, in processes that are each smaller than the proxy.
 ALLOCATE_MEMORY = """
 import os, time
@@ -140,17 +152,32 @@ def resolvers() -> list[str]:
 
 
 @contextmanager
-def firewall(folder: Path) -> Iterator[None]:
-    """Install the rules of `ctllm firewall`; restore the previous state afterwards."""
+def firewall(folder: Path) -> Iterator[Callable[[], str]]:
+    """Run `ctllm firewall --watch`; restore the previous state afterwards.
+
+    The function that this returns reports what is missing.
+    """
     config = folder / "firewall.toml"
-    config.write_text(f'[cloud]\ndocker_network_pool = "{POOL}"\n')
+    config.write_text(
+        f'[cloud]\ndocker_network_pool = "{POOL}"\nfirewall_socket = "{folder}/firewall"\n'
+    )
     command = [str(BIN / "ctllm"), f"--config={config}", "firewall"]
-    before = subprocess.run([*command, "--check"], capture_output=True, check=False, text=True)
-    subprocess.run(command, capture_output=True, check=True)
+
+    def missing() -> str:
+        done = subprocess.run([*command, "--check"], capture_output=True, check=False, text=True)
+        return done.stdout if done.returncode else ""
+
+    before = missing()
+    watcher = subprocess.Popen([*command, "--watch=60"], stdout=subprocess.PIPE, text=True)
+    assert watcher.stdout is not None
     try:
-        yield
+        lines = iter(watcher.stdout.readline, "")
+        assert any(line.startswith("Watching") for line in lines), watcher.wait()
+        yield missing
     finally:
-        if before.returncode:
+        watcher.terminate()
+        watcher.wait()
+        if before:
             subprocess.run([*command, "--remove"], capture_output=True, check=True)
 
 
@@ -234,6 +261,34 @@ async def test_a_container_reaches_nothing_behind_the_firewall(pair: Pair, tmp_p
 
 
 @ensureDeferred
+async def test_no_container_starts_while_the_firewall_is_missing(
+    engine: ContainerInspector, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Rules that were flushed are set before a container starts; without the watcher, none does."""
+    await cluster.start_cloud(*engine.options, f"--firewall-socket={tmp_path}/firewall")
+    token = await cluster.create_token("alice")
+
+    async def assert_refused() -> None:
+        status, headers, body = await start_proxy(cluster, token)
+        assert status == 503 and "retry-after" in headers and engine.containers() == []
+        assert "none is started. ctllm firewall --watch: it does not run" in str(body)
+        _, _, health = await cluster.request("GET", "/health")
+        assert b"ctllm firewall --watch: it does not run" in health
+
+    await assert_refused()
+    with firewall(tmp_path) as missing:
+        for _ in range(2):
+            subprocess.run(["iptables", "-w", "-D", "INPUT", "1"], check=True)
+            subprocess.run(["iptables", "-w", "-F", "CTLLM"], check=True)
+            subprocess.run(["ip", "route", "del", "blackhole", POOL, "metric", "9999"], check=True)
+            assert missing()
+            assert (await start_proxy(cluster, token))[0] == 200
+            assert missing() == "" and len(engine.containers()) == 1
+            assert (await cluster.request("DELETE", "/ctllm/proxy", token=token))[0] == 204
+    await assert_refused()
+
+
+@ensureDeferred
 async def test_a_container_can_write_only_to_tmp(pair: Pair) -> None:
     """Files there cannot be executed, and the socket of Docker is not in the container."""
     await pair.start()
@@ -263,8 +318,11 @@ async def test_a_conversation_leaves_nothing_in_a_container(
     shown = engine.run("logs", container) + engine.run("inspect", container)
     assert sentence.decode() not in shown
     assert sentence not in (proc / "environ").read_bytes() + (proc / "cmdline").read_bytes()
-    tmp = engine.run_python(container, LIST_TMP)
-    assert tmp == []
+    assert engine.run_python(container, LIST_TMP) == []
+    assert core_limits(int(proc.name)) == ["0", "0"]
+    assert os.stat(proc / "environ").st_uid == 0  # of root, so its memory cannot be dumped
+    assert engine.run_python(container, DUMP_CORE) == [False, []]
+    assert engine.run("diff", container) == ""
     command = ["grep", "-rlasF", "--devices=skip", "--exclude-dir=merged", "--"]
     for text, is_found in ((sentence.decode(), False), ("ctllm.instance", True)):
         found = subprocess.run(
@@ -320,8 +378,12 @@ print(json.dumps(int(re.search(r"nr_throttled (\\d+)", open(found[0]).read())[1]
 """
     before = await deferToThread(pair.engine.run_python, pair.alice, count_throttled)
     await pair.assert_bob_unaffected(bob_response)
-    after = await deferToThread(pair.engine.run_python, pair.alice, count_throttled)
-    assert after > before + 3
+
+    async def is_throttled() -> bool:
+        after = await deferToThread(pair.engine.run_python, pair.alice, count_throttled)
+        return bool(after > before + 3)
+
+    await wait_until(is_throttled, "the loop to be throttled")
     status, _, _ = await start_proxy(pair.cluster, pair.cluster.alice_token)
     assert status == 200
     pair.stop_reading = True

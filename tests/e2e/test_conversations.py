@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import secrets
+import signal
+from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import ChildProcess, Cluster, wait_until
-from tests.e2e.process_info import linux_only
+from tests.e2e.process_info import linux_only, open_files
 from tests.ports import free_port
 
 PATH = "/ctllm/desktop/conversations"
@@ -264,6 +267,65 @@ async def test_loopback_has_the_same_conversations(owner: Owner) -> None:
     assert await owner.read(A) == {"title": "Two"}
 
 
+# -- two users of one desktop
+
+
+async def log_in(owner: Owner, user: str) -> None:
+    """Log the desktop in as `user`, and use that user's session."""
+    invite = await owner.cluster.create_invite(user)
+    await owner.cluster.run_ctllm("desktop", "login", "-", stdin=invite)
+    owner.token = await owner.cluster.create_token(user)
+
+    async def is_connected() -> bool:
+        return (await owner.send("GET"))[0] == 200
+
+    await wait_until(is_connected, f"the desktop to be that of {user}")
+
+
+@ensureDeferred
+async def test_two_users_in_turn_see_their_own_conversations(owner: Owner) -> None:
+    """Those of an earlier version belong to the user who is logged in at the upgrade."""
+    await owner.start()
+    await owner.create(A, {"title": "Of Ann"})
+    profiles = owner.cluster.state_dir("desktop") / "desktop" / "profiles.json"
+    await owner.desktop.stop()
+    profiles.unlink()  # which an earlier version does not write
+    await owner.restart_desktop()
+    assert await owner.read(A) == {"title": "Of Ann"}
+    ann, ann_on_loopback = owner.token, await owner.log_in_on_loopback()
+    generation = {
+        "id": A, "path": "/api/chat",
+        "request": {"model": "llama3.2", "messages": [{"role": "user", "content": MARKED}]},
+    }  # fmt: skip
+    path = "/ctllm/desktop/generations"
+    assert (await owner.cluster.request("POST", path, generation, ann))[0] == 200
+
+    await log_in(owner, "bob")
+    assert await owner.list_ids() == []
+    assert error_code(await owner.send("GET", f"/{A}")) == (404, "not_found")
+    assert (await owner.cluster.request("GET", f"{path}/{A}", None, owner.token))[0] == 404
+    assert (await owner.send("GET", token=ann))[0] == 503  # she has no desktop
+    await owner.create(A, {"title": "Of Bob"})
+    request = owner.cluster.request
+    assert (await request("GET", PATH, None, ann_on_loopback, port=owner.port))[0] == 401
+    bob_on_loopback = await owner.log_in_on_loopback()
+    _, _, session = await request("GET", "/ctllm/session", None, bob_on_loopback, port=owner.port)
+    assert json.loads(session)["user"]["id"].startswith("local-")
+    _, _, body = await request("GET", f"{PATH}/{A}", None, bob_on_loopback, port=owner.port)
+    assert json.loads(body) == {"title": "Of Bob"}
+
+    await owner.cluster.run_ctllm("desktop", "logout")
+    await log_in(owner, "ann")
+    assert await owner.read(A) == {"title": "Of Ann"}
+    await owner.restart_desktop()
+    assert await owner.read(A) == {"title": "Of Ann"}
+    invite = await owner.cluster.create_invite("bob")
+    await owner.cluster.run_ctllm("desktop", "login", "-", stdin=invite)
+    bob_on_loopback = await owner.log_in_on_loopback()  # at once: the link is already Bob's
+    _, _, body = await request("GET", f"{PATH}/{A}", None, bob_on_loopback, port=owner.port)
+    assert json.loads(body) == {"title": "Of Bob"}
+
+
 # -- the marked sentence
 
 
@@ -276,10 +338,10 @@ def process_files(pid: int) -> dict[str, bytes]:
     """Return what the system shows of a process: environment, arguments, regular open files."""
     proc = Path("/proc") / str(pid)
     found = {name: (proc / name).read_bytes() for name in ("environ", "cmdline")}
-    for descriptor in (proc / "fd").iterdir():
-        target = os.readlink(descriptor)
-        if descriptor.is_file() and not target.startswith("/dev/"):
-            found[f"fd {target}"] = descriptor.read_bytes()
+    for descriptor, target in open_files(pid).items():
+        with suppress(FileNotFoundError):  # the process has closed it meanwhile
+            if descriptor.is_file() and not target.startswith("/dev/"):
+                found[f"fd {target}"] = descriptor.read_bytes()
     return found
 
 
@@ -326,3 +388,76 @@ async def test_a_marked_sentence_is_found_nowhere(owner: Owner, is_stopped: bool
     places = [name for name, data in found.items() if any(form in data for form in forms)]
     assert places == []
     assert not list(owner.cluster.directory.rglob("core*"))
+
+
+# -- the cloud's memory
+
+#: Runs twistd. At SIGUSR1 it prints how many of its objects refer to a text that it gets in
+#: hexadecimal, and to another one, which is always in use.
+TWISTD_WITH_SCAN = """
+import gc, signal, sys
+texts = [bytearray.fromhex(sys.argv.pop(1)) for _ in range(2)]
+def has(value, text):
+    if isinstance(value, memoryview):
+        value = value.tobytes()
+    elif isinstance(value, str):
+        value = value.encode(errors="replace")
+    return isinstance(value, (bytes, bytearray)) and value is not text and bytes(text) in value
+def scan(*_):
+    gc.unfreeze()  # the cloud's objects of its start
+    gc.collect()
+    found = [0, 0]
+    for holder in gc.get_objects():
+        if holder is not texts:
+            for value in gc.get_referents(holder):
+                for index, text in enumerate(texts):
+                    found[index] += has(value, text)
+    print("scanned:", *found, flush=True)
+signal.signal(signal.SIGUSR1, scan)
+from twisted.scripts.twistd import run
+run()
+"""
+
+
+def start_scanned_cloud(owner: Owner) -> None:
+    """Have `owner` start a cloud that looks through its objects for MARKED at SIGUSR1."""
+    start = owner.cluster.start_process
+    texts = (MARKED.encode().hex(), b"Ctllm-Scope".hex())
+
+    def start_process(name: str, *arguments: str, **options: Any) -> ChildProcess:
+        if name == "cloud":
+            arguments = ("python", "-c", TWISTD_WITH_SCAN, *texts, *arguments[1:])
+        return start(name, *arguments, **options)
+
+    owner.cluster.start_process = start_process  # type: ignore[method-assign]
+
+
+async def scan(cloud: ChildProcess) -> tuple[int, int]:
+    """Return how many objects of the cloud refer to MARKED, and how many to the other text."""
+    seen = len(cloud.output)
+    cloud.send_signal(signal.SIGUSR1)
+    pattern = re.compile(r"scanned: (\d+) (\d+)")
+    found = await wait_until(lambda: pattern.search(cloud.output, seen), "the scan")
+    return int(found[1]), int(found[2])
+
+
+@linux_only
+@ensureDeferred
+async def test_the_cloud_refers_to_nothing_of_a_conversation_that_has_passed(owner: Owner) -> None:
+    """Not even while the client's connection stays open."""
+    start_scanned_cloud(owner)
+    await owner.start()
+    document = json.dumps({"title": MARKED}).encode()
+    connection = HTTPConnection("127.0.0.1", owner.cluster.cloud_port, timeout=30)
+    headers = {"Authorization": f"Bearer {owner.token}"}
+
+    def exchange(method: str, body: bytes | None, more: dict[str, str]) -> tuple[int, bytes]:
+        connection.request(method, f"{PATH}/{A}", body, {**headers, **more})
+        response = connection.getresponse()
+        return response.status, response.read()
+
+    assert (await deferToThread(exchange, "PUT", document, {"If-None-Match": "*"}))[0] == 201
+    assert await deferToThread(exchange, "GET", None, {}) == (200, document)
+    marked, other = await scan(owner.cloud)
+    assert marked == 0 and other > 0
+    connection.close()

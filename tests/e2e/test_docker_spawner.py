@@ -129,13 +129,17 @@ async def test_a_response_resumes_after_its_container_was_killed(
 async def test_a_restarted_cloud_adopts_running_proxies_and_removes_leftovers(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
-    """A dead container and an unused network are removed; containers of others remain."""
+    """A dead container and an unused network are removed; containers of others remain.
+
+    A container whose cloud was killed during its start gets its limit of processor time.
+    """
     cloud = await start_with_desktop(cluster, *engine.options)
     (alice_container,) = engine.containers()
     await start_proxy(cluster, await cluster.create_token("bob"))
     (bob_container,) = (each for each in engine.containers() if each != alice_container)
     bob_container = engine.inspect(bob_container)["Name"].strip("/")
     await cloud.stop(signal.SIGKILL)
+    engine.run("update", "--cpus=2", alice_container)
     engine.run("kill", bob_container)
     orphan = f"ctllm-net-{'0' * 32}"
     instance = engine.inspect(alice_container)["Config"]["Labels"]["ctllm.instance"]
@@ -151,6 +155,7 @@ async def test_a_restarted_cloud_adopts_running_proxies_and_removes_leftovers(
             lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
         )
         assert engine.containers() == [alice_container]
+        assert engine.inspect(alice_container)["HostConfig"]["NanoCpus"] == 500_000_000
         await wait_until(lambda: orphan not in engine.all(), "the orphaned network to be removed")
         await wait_until(
             lambda: bob_container not in engine.all(), "the dead container to be removed"

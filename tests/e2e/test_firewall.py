@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +29,10 @@ class NetworkNamespace:
 
     def __init__(self, folder: Path) -> None:
         self.config = folder / "ctllm.toml"
-        self.config.write_text("")
+        self.socket = folder / "run" / "socket"
+        self.config.write_text(f'[cloud]\nfirewall_socket = "{self.socket}"\n')
+        self.programs = folder / "bin"  # before others in the PATH
+        self.watchers: list[subprocess.Popen[str]] = []
         self._holder = subprocess.Popen(["unshare", "-n", "sleep", "600"])
         self._inside = ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net"]
         own = os.readlink("/proc/self/ns/net")
@@ -34,14 +40,46 @@ class NetworkNamespace:
             assert self._holder.poll() is None
         self.run("ip", "link", "set", "lo", "up")
 
-    def run(self, *argv: str, code: int = 0) -> str:
-        result = subprocess.run([*self._inside, *argv], capture_output=True, check=False, text=True)
+    def run(self, *argv: str, code: int = 0, text: str = "") -> str:
+        result = subprocess.run(
+            [*self._inside, *argv], input=text, capture_output=True, check=False, text=True
+        )
         assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
         return (result.stdout + result.stderr).strip()
 
     def ctllm(self, *options: str, code: int = 0) -> str:
         return self.run(str(BIN / "ctllm"), f"--config={self.config}", "firewall", *options,
                         code=code)  # fmt: skip
+
+    def watch(self, seconds: int) -> subprocess.Popen[str]:
+        """Start `ctllm firewall --watch`; return when it watches."""
+        argv = [str(BIN / "ctllm"), f"--config={self.config}", "firewall", f"--watch={seconds}"]
+        watcher = subprocess.Popen(
+            [*self._inside, *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}"},
+        )
+        self.watchers.append(watcher)
+        assert watcher.stdout is not None
+        lines = iter(watcher.stdout.readline, "")
+        assert any(line.startswith("Watching") for line in lines), watcher.wait()
+        return watcher
+
+    def ask(self) -> bytes:
+        """Return the watcher's answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(60)
+            connection.connect(str(self.socket))
+            return b"".join(iter(lambda: connection.recv(4096), b""))
+
+    def flush(self) -> None:
+        """Remove all rules and routes, as a firewall that is loaded again does."""
+        for program in ("iptables", "ip6tables"):
+            # At once: a watcher may be setting rules meanwhile.
+            self.run(f"{program}-restore", "-w", text="*filter\nCOMMIT\n")
+        self.run("ip", "route", "flush", "type", "blackhole")
 
     def rules(self, chain: str, program: str = "iptables") -> list[str]:
         return self.run(program, "-S", chain).splitlines()
@@ -50,6 +88,9 @@ class NetworkNamespace:
         return [line.strip() for line in self.run("ip", "-4", "route").splitlines()]
 
     def close(self) -> None:
+        for watcher in self.watchers:
+            watcher.kill()
+            watcher.wait()
         self._holder.kill()
         self._holder.wait()
 
@@ -120,3 +161,57 @@ def test_errors_name_the_invalid_option_or_the_failed_command(namespace: Network
     namespace.ctllm()
     namespace.run("iptables", "-A", "INPUT", "-s", "10.1.0.0/16", "-j", "CTLLM")
     assert "iptables -w -X CTLLM" in namespace.ctllm("--remove", code=1)
+
+
+def is_isolated(namespace: NetworkNamespace) -> bool:
+    """Return whether rules and route are complete."""
+    argv = (str(BIN / "ctllm"), f"--config={namespace.config}", "firewall", "--check")
+    try:
+        namespace.run(*argv)
+    except AssertionError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until the condition is true."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_flushed_rules_are_set_again(namespace: NetworkNamespace) -> None:
+    """By a watcher that was started after another one was killed; two do not run."""
+    killed = namespace.watch(60)
+    assert is_isolated(namespace)
+    refused = namespace.ctllm("--watch", code=1)
+    assert "another ctllm firewall --watch listens" in refused
+    killed.kill()
+    killed.wait()
+    namespace.watch(1)
+    namespace.flush()
+    wait_for(lambda: is_isolated(namespace))
+    assert namespace.rules("INPUT") == INPUT and namespace.routes() == [ROUTE]
+
+
+def test_an_answer_follows_a_check(namespace: NetworkNamespace) -> None:
+    """Rules are complete when the answer arrives; if they cannot be set, it has the reason."""
+    watcher = namespace.watch(60)
+    for _ in range(3):
+        namespace.flush()
+        assert namespace.ask() == b'{"problem":""}\n'
+        assert is_isolated(namespace)
+    assert stat.filemode(namespace.socket.stat().st_mode) == "srw-rw----"
+    namespace.programs.mkdir()
+    broken = namespace.programs / "ip6tables"
+    broken.write_text("#!/bin/sh\necho the table is broken >&2\nexit 4\n")
+    broken.chmod(0o755)
+    for _ in range(2):
+        assert b"ip6tables -w -S: the table is broken" in namespace.ask()
+    broken.unlink()
+    assert namespace.ask() == b'{"problem":""}\n'
+    watcher.terminate()
+    output, _ = watcher.communicate()
+    assert output.count("the table is broken") == 1
+    assert is_isolated(namespace), "The rules end with the watcher."

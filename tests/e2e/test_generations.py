@@ -348,11 +348,15 @@ async def test_quitting_waits_for_a_generation_that_nobody_reads(faulty: FaultyC
 
 
 @ensureDeferred
-async def test_a_stopped_desktop_closes_its_requests(faulty: FaultyCluster) -> None:
+async def test_a_stopped_desktop_closes_the_requests_that_its_status_counts(
+    faulty: FaultyCluster,
+) -> None:
     await faulty.start()
     await faulty.add_desktop()
     _, reader = await start(faulty, 10_000, 0.02)
     await reader.wait_for_lines(5)
+    status = json.loads(await faulty.cluster.run_ctllm("alice-0", "status", "--json"))
+    assert status["traffic"]["generations"] == 1
     await faulty.desktops[0].stop()
     await wait_until(lambda: not faulty.upstream.active, "Ollama's connection to close")
     await reader.wait_closed()

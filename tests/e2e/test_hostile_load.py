@@ -19,7 +19,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import BIN, ChildProcess, Cluster, wait_until
+from tests.e2e.cluster import BIN, FRONT, ChildProcess, Cluster, wait_until
 from tests.e2e.process_info import linux_only
 from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 from tests.e2e.test_hostile_resources import open_connections, resident_bytes
@@ -106,8 +106,9 @@ async def test_ten_thousand_idle_connections_do_not_block_active_clients(
         grown = resident_bytes(raw_cluster.cloud.pid) - before
         print(f"\n10,000 connections: {grown / MB:.1f} MB")
         assert grown < 40 * MB
-        trickling[0].settimeout(5)
-        assert b" 503 " in await deferToThread(trickling[0].recv, 1000)
+        if FRONT == "cloud":  # nginx keeps idle connections itself, for 20 s
+            trickling[0].settimeout(5)
+            assert b" 503 " in await deferToThread(trickling[0].recv, 1000)
         trickling += await deferToThread(open_connections, connect, 100)
         for each in trickling[-100:-50]:
             each.sendall(b"GET / HTTP/1.1\r\nA: ")
@@ -202,6 +203,7 @@ async def test_requests_over_a_users_limit_get_429_and_others_are_served(
     await wait_until(lambda: _is_serving(raw_cluster), "requests to succeed again")
 
 
+@pytest.mark.skipif(FRONT == "nginx", reason="its requests take no descriptors of the cloud")
 @ensureDeferred
 async def test_one_user_cannot_exhaust_1024_file_descriptors(cluster: Cluster) -> None:
     """Of 300 concurrent requests most get 429; another user gets no 503."""

@@ -13,7 +13,7 @@ import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import FRONT, Cluster
 from tests.e2e.process_info import linux_only
 from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 
@@ -74,6 +74,17 @@ REFUSED: dict[str, tuple[bytes, bytes]] = {
     "giant trailers": (CHUNKED, HELLO_CHUNK + b"0\r\n" + b"A: b\r\n" * 40_000 + b"\r\n"),
 }
 
+#: What nginx's parser accepts, ignores or leaves out. It writes the request anew, so all behind it
+#: see the same one, with this body; what follows is another request, without credentials.
+REWRITTEN_BY_NGINX = {
+    "a bare line feed": b"hello",
+    "a line without a colon": b"",
+    "a name with a bracket": b"",
+    "chunk lines of bare line feeds": b"hello",
+    "a giant extension": HELLO_CHUNK + b"0\r\n\r\n",
+    "giant trailers": HELLO_CHUNK + b"0\r\n\r\n",
+}
+
 REST = b"HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n"
 #: Complete requests, and the target that reaches Ollama, or None if none may.
 REQUEST_LINES: dict[str, tuple[bytes, bytes | None]] = {
@@ -106,16 +117,28 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
+#: nginx is in front of the cloud alone.
+each_entry_point = pytest.mark.parametrize(
+    "entry_point", ["cloud", "proxy", "endpoint"] if FRONT == "cloud" else ["cloud"]
+)
+
+
+def is_nginx(entry_point: str) -> bool:
+    """Return whether nginx parses what is sent to an entry point."""
+    return FRONT == "nginx" and entry_point == "cloud"
+
+
 def statuses(received: bytes) -> list[bytes]:
     """Return the status of each response in the received bytes."""
     return [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]]
 
 
-@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
+@each_entry_point
 @ensureDeferred
 async def test_ambiguous_requests_are_refused(raw_cluster: RawCluster, entry_point: str) -> None:
     """The client gets one 4xx or 501, and no request reaches Ollama."""
     client = raw_cluster.entry_points[entry_point]
+    rewritten = REWRITTEN_BY_NGINX if is_nginx(entry_point) else {}
     failures = {}
     for name, (lines, body) in REFUSED.items():
         raw_cluster.ollama.requests.clear()
@@ -127,15 +150,22 @@ async def test_ambiguous_requests_are_refused(raw_cluster: RawCluster, entry_poi
         )
         received = await client.send(head + b"\r\n\r\n" + body + SMUGGLED)
         status_codes = statuses(received)
-        if len(status_codes) != 1 or not (status_codes[0][:1] == b"4" or status_codes[0] == b"501"):
+        if name in rewritten:
+            bodies = [raw.partition(b"\r\n\r\n")[2] for raw in raw_cluster.ollama.requests]
+            if bodies != [rewritten[name]] or status_codes[1][:1] != b"4":
+                failures[name] = b"%r reached Ollama: %r" % (bodies, received[:300])
+        elif len(status_codes) != 1 or not (
+            status_codes[0][:1] == b"4" or status_codes[0] == b"501"
+        ):
             failures[name] = received[:300]
-        elif raw_cluster.ollama.requests or b"/hidden" in raw_cluster.ollama.received:
+        elif raw_cluster.ollama.requests:
             failures[name] = b"reached Ollama: " + b"".join(raw_cluster.ollama.requests)[:300]
+    assert b"/hidden" not in raw_cluster.ollama.received
     assert not failures, "\n".join(f"{name}: {received!r}" for name, received in failures.items())
     await raw_cluster.check_serves()
 
 
-@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
+@each_entry_point
 @ensureDeferred
 async def test_request_targets_are_normalised_or_refused(
     raw_cluster: RawCluster, entry_point: str
@@ -147,7 +177,11 @@ async def test_request_targets_are_normalised_or_refused(
         received = await client.send(request % client.credential_header)
         targets = [raw.split(b" ", 2)[1] for raw in raw_cluster.ollama.requests]
         if target is None:
-            assert [status[:1] for status in statuses(received)] == [b"4"], (name, received)
+            kinds = [status[:1] for status in statuses(received)]
+            # nginx has 505 for a later version. It takes a line feed for the end of a request of
+            # HTTP/0.9, whose response has no head.
+            is_refused = kinds == [b"4"] or (kinds in ([b"5"], []) and is_nginx(entry_point))
+            assert is_refused, (name, received)
             assert targets == [], name
         else:
             assert statuses(received) == [b"200"], (name, received)
@@ -172,7 +206,7 @@ async def test_the_host_of_an_absolute_target_overrides_the_host_header(
     assert raw_cluster.ollama.requests == []
 
 
-@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
+@each_entry_point
 @ensureDeferred
 async def test_valid_bodies_reach_ollama_unchanged(
     raw_cluster: RawCluster, entry_point: str
@@ -181,10 +215,12 @@ async def test_valid_bodies_reach_ollama_unchanged(
     client = raw_cluster.entry_points[entry_point]
     start = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + client.credential_header + b"\r\n"
     bomb = b"\x1f\x8b" + bytes(50)
+    # nginx gives a body a length that has come with its head.
+    chunked = b"\r\n\r\nhello" if is_nginx(entry_point) else b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
     for lines, body, expected in (
         (b"Content-Length: 5", b"hello", b"\r\n\r\nhello"),
-        (CHUNKED, HELLO_CHUNK + b"0\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
-        (CHUNKED, b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        (CHUNKED, HELLO_CHUNK + b"0\r\n\r\n", chunked),
+        (CHUNKED, b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", chunked),
         (b"Content-Encoding: gzip\r\nContent-Length: 52", bomb, b"\r\n\r\n" + bomb),
     ):
         raw_cluster.ollama.requests.clear()
@@ -195,7 +231,7 @@ async def test_valid_bodies_reach_ollama_unchanged(
         assert (b"Content-Encoding: gzip" in raw) == (b"gzip" in lines)
 
 
-@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
+@each_entry_point
 @ensureDeferred
 async def test_heads_over_the_limit_get_431(raw_cluster: RawCluster, entry_point: str) -> None:
     """Many headers, one large header, a large target, and a head without an end."""
@@ -209,8 +245,12 @@ async def test_heads_over_the_limit_get_431(raw_cluster: RawCluster, entry_point
         start + b"A: " + b"b" * 100_000,
     ):
         received = await client.send(head)
-        assert statuses(received) == [b"431"], received[:300]
-        assert b"exceed 65536 bytes" in received
+        if is_nginx(entry_point):
+            (status,) = statuses(received)  # its parser's own: it has smaller limits
+            assert status in (b"400", b"414", b"431"), received[:300]
+        else:
+            assert statuses(received) == [b"431"], received[:300]
+            assert b"exceed 65536 bytes" in received
     assert raw_cluster.ollama.requests == []
     await raw_cluster.check_serves()
 

@@ -225,7 +225,7 @@ async def test_exit_codes(desktop: Desktop) -> None:
         assert (code, output) == (3, "") and "twistd -n ctllm desktop" in errors, command
     assert sorted(path.name for path in (desktop.state_dir / "desktop").iterdir()) == [
         "credentials.json", "credentials.lock", "lock", "login.lock", "preference.json",
-        "secrets.json", "secrets.lock",
+        "profiles.json", "secrets.json", "secrets.lock",
     ]  # fmt: skip
 
 

@@ -308,7 +308,7 @@ async def test_a_page_of_another_port_of_this_machine_gets_nothing_in_a_browser(
 ) -> None:
     """Browsers count it to the same site. It may use models, as with Ollama itself."""
     await desktop.start()
-    port = listen(reactor, Site(Mischief()))
+    port = listen(reactor, Site(Mischief(), timeout=None))
     desktop.cluster.ports.append(port)
     url, code = await desktop.show("--local")
     token = await desktop.log_in()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 import venv
 from collections.abc import Iterator
@@ -20,10 +19,6 @@ from ctllm import __version__
 from tests.e2e.cluster import Cluster, wait_until
 
 ROOT = Path(__file__).parents[2]
-NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "_trial_temp*", "build", "dist",
-    "*.egg-info", "dropin.cache",
-)  # fmt: skip
 
 
 def run(*argv: str | Path, cwd: Path) -> str:
@@ -36,29 +31,20 @@ def run(*argv: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the source distribution and the wheel that is built from it."""
-    folder = tmp_path_factory.mktemp("distributions")
-    shutil.copytree(ROOT, folder / "source", ignore=NOT_SOURCE)
-    run(sys.executable, "-m", "build", "--outdir", folder, "source", cwd=folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bin_dir(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def bin_dir(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The `bin` folder of a virtual environment with the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, with_pip=True)
-    (wheel,) = distributions.glob("*.whl")
+    (wheel,) = packages.glob("*.whl")
     pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     run(folder / "bin" / "python", *pip, wheel, cwd=folder)
     yield folder / "bin"
     shutil.rmtree(folder)
 
 
-def test_the_source_distribution_is_complete(distributions: Path) -> None:
+def test_the_source_distribution_is_complete(packages: Path) -> None:
     """It contains the data files, the licence and the readme, and no caches or history."""
-    (sdist,) = distributions.glob("*.tar.gz")
+    (sdist,) = packages.glob("*.tar.gz")
     assert sdist.name == f"ctllm-{__version__}.tar.gz"
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -84,6 +70,16 @@ def test_all_programs_are_installed(bin_dir: Path, tmp_path: Path) -> None:
     assert f"Version: {__version__}" in package
     assert "MIT" in package
     assert "--panel" in run(bin_dir / "ctllm-tray", "--help", cwd=tmp_path)
+
+
+def test_the_files_of_a_server_are_installed(bin_dir: Path, tmp_path: Path) -> None:
+    """`ctllm server init` writes those of the source."""
+    argv = [str(bin_dir / "ctllm"), "server", "init", "--domain=ctllm.test", "--timeout=1"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 2), done.stdout + done.stderr
+    for name in ("compose.yaml", "ctllm.toml"):
+        assert (tmp_path / name).read_bytes() == (ROOT / "containers" / name).read_bytes()
+    assert "DOMAIN=ctllm.test\n" in (tmp_path / ".env").read_text()
 
 
 def test_the_tray_names_the_extra_that_is_missing(bin_dir: Path, tmp_path: Path) -> None:

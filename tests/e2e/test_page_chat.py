@@ -59,6 +59,12 @@ async def response_text(tab: Tab, selector: str = RESPONSE) -> str:
     return await tab.do(lambda page: page.locator(f"{selector} .text").inner_text())
 
 
+async def sees_text(tab: Tab, pattern: str) -> None:
+    """Wait until the last response is a match: its text is drawn in a later frame than its end."""
+    text = re.compile(rf"^\s*{pattern}\s*$", re.DOTALL)
+    await tab.expect(f"{RESPONSE} .text", lambda it: it.to_have_text(text))
+
+
 async def use_action(tab: Tab, selector: str, label: str) -> None:
     """Click a button of a message, which shows when the pointer is over it."""
 
@@ -94,7 +100,7 @@ async def test_a_response_is_shown_while_it_streams(shared: Cluster, tab: Tab) -
     assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
     await tab.sees(f"{RESPONSE} .end", "Complete.")
     await tab.sees(f"{RESPONSE} .end", "tokens a second")
-    assert (await response_text(tab)).strip() == "".join(words).strip()
+    await sees_text(tab, re.escape("".join(words).strip()))
     await tab.expect("#message", lambda it: it.to_have_value(""))
     await tab.misses("#stop")
     await tab.sees(".sidebar .conversations", "hello there")
@@ -178,11 +184,10 @@ async def test_a_response_that_ollama_breaks_off_is_marked_as_incomplete(
     await send_message(tab, "tell me something long")
     notice = re.compile(rf"This response is incomplete\. Error: {reason}")
     await tab.expect(f"{RESPONSE} .error", lambda it: it.to_have_text(notice))
-    text = await response_text(tab)
-    assert text.strip() == "This is"
+    await sees_text(tab, "This is")
     await use_action(tab, RESPONSE, "Continue")
     await tab.sees(f"{RESPONSE} .end", "Complete.")
-    assert (await response_text(tab)).startswith("This is")
+    await sees_text(tab, "This is.*")
     assert chat_request_bodies(shared)[1]["messages"][1]["role"] == "assistant"
     await tab.sees(f"{RESPONSE} .versions", "2 of 2")
 
@@ -210,8 +215,9 @@ async def test_an_edited_question_is_a_branch(shared: Cluster, tab: Tab) -> None
     await use_action(tab, ".question", "Edit the message")
     await tab.use(".edit-message", lambda box: box.fill("two"))
     await tab.use(".editing .main", lambda button: button.click())
+    await tab.sees(".question .bubble", "two")  # with an answer of its own
     await tab.sees(f"{RESPONSE} .end", "Complete.")
-    assert "two" in await response_text(tab)
+    await sees_text(tab, ".*two.*")
     assert chat_request_bodies(shared)[1]["messages"] == [{"role": "user", "content": "two"}]
     await tab.sees(".question .versions", "2 of 2")
     await use_action(tab, ".question", "Previous version")
@@ -431,7 +437,7 @@ async def test_the_demo_model_has_a_badge(shared: Cluster, tab: Tab) -> None:
     await send_message(tab, "hello there")
     await tab.sees(RESPONSE, "demo:echo")
     await tab.sees(f"{RESPONSE} .end", "Complete.")
-    assert "hello there" in await response_text(tab)
+    await sees_text(tab, ".*hello there.*")
 
 
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"

@@ -126,6 +126,30 @@ async def test_the_page_revokes_keys_of_the_desktop(owner: KeyOwner) -> None:
 
 
 @ensureDeferred
+async def test_a_key_stays_revoked_though_its_desktop_was_away(owner: KeyOwner) -> None:
+    """The cloud restarts before the desktop, which was killed, hears of the revocation."""
+    await owner.start()
+    id, key = await owner.create_key()
+    await owner.wait_for_state("laptop", "confirmed")
+    await owner.desktop.stop(signal.SIGKILL)
+    assert await owner.revoke(id) == 204
+    revocations = owner.cluster.state_dir("cloud") / "cloud" / "key-revocations"
+    (file,) = revocations.iterdir()
+    assert id in file.read_text() and key not in file.read_text()
+    await owner.cloud.stop()
+    owner.cloud = await owner.cluster.start_cloud()
+    assert len(await owner.stored_keys()) == 1
+    await owner.restart_desktop()
+
+    async def is_deleted() -> bool:
+        assert await owner.status_with(key) == 401
+        return not await owner.stored_keys()
+
+    await wait_until(is_deleted, "the desktop to delete the key")
+    await wait_until(lambda: not list(revocations.iterdir()), "the cloud to forget the revocation")
+
+
+@ensureDeferred
 async def test_only_a_person_on_the_page_creates_keys(owner: KeyOwner) -> None:
     """API keys with all scopes and desktops do not; nor does the request that is not understood."""
     await owner.start()

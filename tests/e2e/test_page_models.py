@@ -166,6 +166,25 @@ async def test_several_pulls_run_at_once_and_one_is_cancelled(shared: Cluster, t
     await wait_for_the_end_of_pulls(shared)
 
 
+@ensureDeferred
+async def test_a_pull_that_ended_with_the_page_is_found_again(shared: Cluster, tab: Tab) -> None:
+    """The page says that it has ended, and goes on with it when the person wants that."""
+    shared.ollama.script("/api/pull", SLOW_PULL, times=1)
+    await show_models(tab, shared)
+    await tab.click("Pull a model")
+    await pull(tab, "fourth")
+    await tab.sees("#pull .pull[data-pull=running]", " of 2 GB")
+    await tab.do(lambda page: page.reload())
+    await tab.sees(".toasts", "The pull of fourth ended with the page.")
+    await tab.sees("#pulls .pull[data-pull=interrupted]", "the page was closed")
+    await wait_for_the_end_of_pulls(shared)
+    await tab.use("#pulls [aria-label='Pull fourth again']", lambda button: button.click())
+    await tab.sees("#pulls .pull[data-pull=complete]", "Complete")
+    await tab.do(lambda page: page.reload())
+    await tab.sees(card("fourth:latest"), "demo")
+    await tab.misses("#pulls")
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

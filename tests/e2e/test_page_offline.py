@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import signal
+from functools import partial
 from typing import Any
 
 import pytest_twisted
+from playwright.sync_api import Locator
 from pytest_twisted import ensureDeferred
 
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.page_checks import check_everywhere
 
 CACHED_PATHS = """async () => {
     const paths = [];
@@ -65,6 +68,33 @@ async def test_the_page_opens_without_a_network(shared: Cluster, tab: Tab) -> No
     await tab.sees("#user-name", "alice")
 
 
+def _fill(box: Locator, text: str) -> None:
+    box.fill(text)
+
+
+@ensureDeferred
+async def test_a_stored_conversation_is_read_without_a_network(shared: Cluster, tab: Tab) -> None:
+    """From the list, after the page was opened without a network; it is found by its words, too."""
+    await log_in(tab, shared)
+    for question in ("a marked-4d1 question", "another one"):
+        await tab.use("#new-chat", lambda it: it.click())
+        await tab.use("#message", partial(_fill, text=question))
+        await tab.use("#message", lambda box: box.press("Enter"))
+        await tab.sees(".response .text", question)
+        await tab.expect(".response .end.complete", lambda it: it.to_be_attached())
+    await tab.do(lambda page: page.context.set_offline(True))
+    await tab.do(lambda page: page.goto(shared.url))
+    await tab.sees("#no-network", "You are offline")
+    await tab.use(".conversation a >> nth=1", lambda it: it.click())
+    await tab.sees(".question .text", "a marked-4d1 question")
+    await tab.sees(".response .text", "a marked-4d1 question")
+    await tab.sees(".banner", "offline")
+    await tab.use("#search", lambda box: box.fill("marked-4d1"))
+    await tab.sees(".hit", "a marked-4d1 question")
+    await tab.do(lambda page: page.reload())
+    await tab.sees(".response .text", "a marked-4d1 question")
+
+
 @ensureDeferred
 async def test_the_page_opens_while_the_cloud_is_down(cluster: Cluster, tab: Tab) -> None:
     """Then it says so, and logs in again by itself."""
@@ -104,22 +134,23 @@ async def test_a_new_version_is_offered_and_loses_no_draft(shared: Cluster, tab:
 
         def rename(route: Any) -> None:
             response = route.fetch()
-            text = re.sub(r"/assets/index-[\w-]+\.js", "/assets/index-older.js", response.text())
+            text = re.sub(r"/assets/shell-[\w-]+\.js", "/assets/shell-older.js", response.text())
             route.fulfill(response=response, body=text)
 
         def find_script(route: Any) -> None:
             html = page.request.get(shared.url, headers={"Accept": "text/html"}).text()
-            name = re.search(r"/assets/index-[\w-]+\.js", html)
+            name = re.search(r"/assets/shell-[\w-]+\.js", html)
             assert name is not None, html
             route.fulfill(response=route.fetch(url=shared.url + name[0]))
 
         page.route(f"{shared.url}/", rename)
-        page.route("**/assets/index-older.js", find_script)
+        page.route("**/assets/shell-older.js", find_script)
 
     await tab.do(open_older_page)
     await log_in(tab, shared)
     await tab.use("#message", lambda box: box.fill("half a thought"))
     await tab.sees("#update", "A new version of this page is ready.")
+    await check_everywhere(tab, "update")
     await tab.find("void (window.isOld = true)")
     await tab.expect("#message", lambda it: it.to_have_value("half a thought"))
     await tab.do(lambda page: page.unroute(f"{shared.url}/"))

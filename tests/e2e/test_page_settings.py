@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -287,7 +288,8 @@ async def test_the_page_of_a_desktop_shows_what_this_machine_has(
     await tab.expect("#ollama[data-state=ok]", lambda it: it.to_be_visible())
     assert await tab.find(nodes) == ["browser ok", "desktop ok", "ollama ok"]
     await tab.sees("#desktop .detail", "attic")
-    await tab.misses("#proxy-section")
+    await tab.expect("#status-view", lambda it: it.not_to_contain_text(re.compile("proxy", re.I)))
+    await tab.sees("#status-view", "The time is the round trip")
     await tab.use(".preference", lambda select: select.select_option("never"))
     await tab.sees(".toasts", "The apps on attic use this from now on.")
     await tab.do(lambda page: page.reload())

@@ -19,7 +19,7 @@ from tests.ports import free_port
 
 RESPONSE = ".response:last-child"
 #: Each word is there once; characters of two, three and four bytes.
-WORDS = tuple(f"wörd{n}€😀 " for n in range(160))
+WORDS = tuple(f"wörd{n}€😀 " for n in range(110))
 ANSWER = "".join(WORDS).strip()
 INTERVAL = 0.05
 
@@ -160,6 +160,7 @@ async def test_a_second_tab_shows_the_answer_too(home: Home, tab: Tab) -> None:
     await expect_answer(second)
     await second.use("#message", lambda box: box.fill("again"))
     await second.use("#message", lambda box: box.press("Enter"))
+    await tab.do(lambda page: page.bring_to_front())  # behind another page it has few frames
     await tab.sees(RESPONSE, "wörd5€")
     await tab.click("Stop")
     await tab.sees(f"{RESPONSE} .end", "Stopped.")
@@ -217,6 +218,7 @@ async def test_an_answer_that_the_desktop_has_lost_is_said(home: Home, tab: Tab)
     )
     notice = "The desktop does not have the rest of it any more."
     await tab.sees(f"{RESPONSE} .error", notice)
+    await tab.sees(f"{RESPONSE} .text", "wörd10€")  # it is drawn in a later frame than the notice
     text = await tab.do(lambda page: page.locator(f"{RESPONSE} .text").inner_text())
     assert ANSWER.startswith(text.strip()) and "wörd10€" in text
 
@@ -234,6 +236,24 @@ async def test_a_message_waits_for_the_network(home: Home, tab: Tab) -> None:
     assert not home.chat_requests()
     home.relay.accept_mode = "forward"
     await expect_answer(tab)
+    assert len(home.chat_requests()) == 1
+
+
+@ensureDeferred
+async def test_a_desktop_that_stays_away_is_said_and_asked_again(home: Home, tab: Tab) -> None:
+    """After two minutes the person may decide; the answer goes on all the same."""
+    await home.start()
+    await home.ask(tab)
+    home.relay.accept_mode = "refuse"
+    home.relay.reset()
+    await tab.sees(f"{RESPONSE} .reconnecting", "The connection was interrupted.")
+    await tab.misses(".silent-answer")
+    await tab.find("void (ahead = 180)")
+    await tab.sees(f"{RESPONSE} .reconnecting", "The desktop has not answered for 3 min.")
+    home.relay.accept_mode = "forward"
+    await tab.click("Try again now")
+    await expect_answer(tab)
+    await tab.misses(".reconnecting, .silent-answer")
     assert len(home.chat_requests()) == 1
 
 

@@ -418,11 +418,21 @@ async def test_what_ends_while_the_cloud_is_down_has_ended_when_it_starts(acme: 
 
 @ensureDeferred
 async def test_a_session_whose_file_is_removed_ends_too(acme: Acme) -> None:
-    """As by restoring a backup, or by hand."""
+    """As by restoring a backup, or by hand. Clients of other sessions are told of its desktop."""
     await acme.start()
+    desktop = await acme.start_desktop()
     session = await acme.log_in()
     tunnel = await acme.open_tunnel(session.token)
-    for file in (acme.cluster.state_dir("cloud") / "cloud" / "sessions").iterdir():
+    ended = list((acme.cluster.state_dir("cloud") / "cloud" / "sessions").iterdir())
+    other = await acme.log_in()
+    stream, other_tunnel = (
+        await acme.open_stream(other.token), await acme.open_tunnel(other.token)
+    )  # fmt: skip
+    for file in ended:
         file.unlink()
+    told = await stream.end("the stream through the desktop")
+    assert b"The cloud has disconnected the desktop: You are logged out" in told
     await tunnel.end("the tunnel")
+    await wait_until(lambda: "not logged in" in desktop.output, "the desktop to see it")
     assert await acme.status_of(session.token) == 401
+    assert other_tunnel.is_open

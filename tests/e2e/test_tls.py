@@ -22,7 +22,7 @@ from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 def create_certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
     """Create a key and a self-signed certificate for `host`, by default 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host or "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
     address: x509.GeneralName = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     if host:

@@ -9,17 +9,22 @@ import os
 import pytest
 from pytest_twisted import ensureDeferred
 
+from tests.e2e.cluster import FRONT
 from tests.e2e.mirrored_requests import MirroredCluster, MirroredResult, RawRequest
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def check_received(result: MirroredResult, content: bytes) -> None:
-    """Check that Ollama received this body, and that the response is the direct one."""
+    """Check that Ollama received this body, and that the response is the direct one.
+
+    nginx sends a length where it has all chunks before it sends the first one.
+    """
     digest = hashlib.sha256(content).hexdigest()
     for record in (result.direct_request.record, result.relayed_request.record):
         assert (record.body_length, record.body_sha256) == (len(content), digest)
-    assert result.relayed_request.framing == result.direct_request.framing
+    if FRONT == "cloud":
+        assert result.relayed_request.framing == result.direct_request.framing
     assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
 
 

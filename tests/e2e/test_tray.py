@@ -342,7 +342,7 @@ async def test_quit_stops_daemon_and_tray_after_active_responses(desktop: Deskto
     files = {path.name for path in (desktop.state_dir / "desktop").iterdir()}
     assert files - {"preference.json"} == {
         "credentials.json", "credentials.lock", "login.lock", "secrets.json", "secrets.lock",
-        "lock", "desktop.log",
+        "lock", "desktop.log", "profiles.json",
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump, connect
@@ -55,6 +55,76 @@ class MemoryTransport(StringTransport):
     def disconnect(self, reason: Exception | None = None) -> None:
         """Close the connection from the other side."""
         self.protocol.connectionLost(Failure(reason or ConnectionDone()))
+
+
+class MemorySocket:
+    """What `SocketTransport` reads from and sends to: `unread` by whole reads, at most `room`."""
+
+    def __init__(self) -> None:
+        self.unread: list[bytes] = []
+        self.sent = b""
+        self.room = 1 << 20
+        self.error: OSError | None = None
+
+    def recv(self, size: int) -> bytes:
+        if self.error is not None:
+            raise self.error
+        if not self.unread:
+            raise BlockingIOError
+        return self.unread.pop(0)
+
+    def send(self, data: bytes) -> int:
+        if not self.room:
+            raise BlockingIOError
+        taken = data[: self.room]
+        self.room -= len(taken)
+        self.sent += taken
+        return len(taken)
+
+
+class SocketTransport(MemoryTransport):
+    """A transport with the attributes of one of Twisted's that has a socket."""
+
+    dataBuffer = b""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.socket = MemorySocket()
+        self._tempDataBuffer: list[bytes] = []
+        self.connected = True
+
+    def doRead(self) -> object:
+        try:
+            data = self.socket.recv(64 * 1024)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return ConnectionLost()
+        if not data:
+            return ConnectionDone()
+        self.protocol.dataReceived(data)
+        return None
+
+    def write(self, data: bytes) -> None:
+        self._tempDataBuffer.append(data)
+
+    def abortConnection(self) -> None:
+        super().abortConnection()
+        self.doRead = lambda: None  # type: ignore[method-assign]
+
+    def receive(self, *reads: bytes) -> object:
+        """Read each of `reads` as the reactor does, or a closed connection for b""."""
+        result: object = None
+        for data in reads:
+            self.socket.unread.append(data)
+            result = self.doRead()
+        return result
+
+    def flush(self) -> bytes:
+        """Send what was written; return all that was sent since the last call."""
+        sent = self.socket.sent + b"".join(self._tempDataBuffer)
+        self.socket.sent, self._tempDataBuffer[:] = b"", []
+        return sent
 
 
 class MemoryTlsTransport(MemoryTransport):
@@ -202,7 +272,9 @@ class FakeUpstream:
         self.sinks: list[Any] = []
         self.requests: list[FakeRequestSink] = []
 
-    def start_request(self, head: RequestHead, caller: Any) -> FakeRequestSink:
+    def start_request(
+        self, head: RequestHead, caller: Any, spliced_sink: Any = None
+    ) -> FakeRequestSink:
         self.heads.append(head)
         self.sinks.append(caller)
         self.requests.append(FakeRequestSink())

@@ -31,12 +31,14 @@ MAY_IMPORT = {
     "ipc": {"common", "errors"},
     "ipc.client": {"ipc", "common", "errors", "system"},
     "http.message": {"common", "errors"},
-    "http.interfaces": {"http.message", "errors"},
+    "http.interfaces": {"http.message", "reactor", "errors"},
     "http.header_policy": {
         "http.message", "http.request_timeout", "http.subprotocols", "errors",
     },
     "http.request_timeout": {"http.message"},
+    "http.request_envelope": {"http.message", "errors"},
     "http.cors": {"http.message", "errors"},
+    "http.request_log": {"http.message", "ollama", "reactor"},
     "http.client_address": {"http.message"},
     "http.credentials": {"http.message", "http.subprotocols", "errors"},
     "http.cookies": {"http.message"},
@@ -85,30 +87,31 @@ MAY_IMPORT = {
         "cloud.identity", "auth", "http.client", "http.message", "reactor", "config", "common",
         "errors",
     },
-    "cloud.spawners.interfaces": set(),
+    "cloud.spawners.interfaces": {"errors"},
     "cloud.spawners": {
         "cloud.spawners.interfaces", "cloud.docker_api", "http.client", "reactor", "config",
         "system", "common", "errors",
     },
     "cloud.spawners.factory": {
-        "cloud.spawners", "cloud.docker_api", "cloud.identity", "config", "errors",
+        "cloud.spawners", "cloud.docker_api", "cloud.identity", "config", "system", "errors",
     },
     "cloud.firewall": {"cloud.spawners"},
     "cloud.metrics": {"cloud.spawners.interfaces"},
     "cloud.proxies.states": set(),
     "cloud.proxies": {
-        "cloud.proxies.states", "cloud.audit", "cloud.metrics", "cloud.spawners", "http.client",
-        "http.header_policy", "http.interfaces", "reactor", "config", "common", "errors",
+        "cloud.proxies.states", "cloud.audit", "cloud.metrics", "cloud.spawners", "auth",
+        "http.client", "http.header_policy", "http.interfaces", "http.message", "reactor", "config",
+        "common", "errors",
     },
     "cloud.active_requests": {"cloud.identity", "errors"},
     "cloud.access_enforcer": {
-        "cloud.active_requests", "cloud.identity", "cloud.proxies", "errors",
+        "cloud.active_requests", "cloud.identity", "errors",
     },
     "cloud.user_accounts": {"cloud.audit", "cloud.identity", "common", "errors"},
     "cloud.session_renewer": {"cloud.identity", "reactor", "errors"},
     "cloud.admin": {
-        "cloud.proxies", "cloud.spawners", "cloud.audit", "http.client", "http.message",
-        "http.server", "reactor", "system", "common", "errors",
+        "cloud.proxies", "cloud.spawners", "cloud.audit", "cloud.metrics", "http.client",
+        "http.message", "http.server", "reactor", "system", "common", "errors",
     },
     "cloud.browser_login": {
         "cloud.audit", "cloud.identity", "cloud.limits", "cloud.session_renewer", "auth",
@@ -128,27 +131,59 @@ MAY_IMPORT = {
         "cloud.identity", "cloud.proxies", "auth", "http.client", "http.header_policy",
         "http.message", "reactor", "common", "errors",
     },
+    "cloud.stream_probe": {"http.message", "http.server", "reactor", "errors"},
     "cloud.key_api": {"cloud.audit", "cloud.identity", "auth", "http.server", "reactor", "errors"},
     "cloud.api": {
-        "cloud.connected_desktops", "cloud.key_api",
+        "cloud.connected_desktops", "cloud.key_api", "cloud.stream_probe",
         "cloud.browser_login", "cloud.limits", "cloud.machines", "cloud.session_api",
         "cloud.public_providers", "cloud.identity", "cloud.proxies", "auth", "http.client",
         "http.header_policy", "http.message", "http.server", "reactor", "config", "errors",
     },
+    "cloud.origin_policy": {
+        "http.cors", "http.credentials", "http.message", "http.origins", "http.same_site", "errors",
+    },
+    "cloud.relay_rules": {
+        "cloud.identity", "http.credentials", "http.message", "ollama", "errors",
+    },
+    "cloud.request_authenticator": {
+        "cloud.identity", "cloud.limits", "cloud.machines", "http.client_address",
+        "http.credentials", "http.server", "reactor", "errors",
+    },
+    "cloud.proxy_access": {
+        "cloud.identity", "cloud.limits", "cloud.proxies", "http.client",
+    },
+    "cloud.refusals": {
+        "cloud.identity", "http.header_policy", "http.message", "common", "errors",
+    },
+    "cloud.direct_requests": {
+        "cloud.active_requests", "cloud.identity", "cloud.proxies", "http.client",
+        "http.header_policy", "http.message", "reactor", "common", "errors",
+    },
+    "cloud.auth_request": {
+        "cloud.direct_requests", "cloud.identity", "cloud.limits", "cloud.origin_policy",
+        "cloud.proxy_access", "cloud.refusals", "cloud.relay_rules", "cloud.request_authenticator",
+        "web_ui", "http", "http.cors", "http.credentials", "http.header_policy", "http.message",
+        "http.request_envelope", "http.request_timeout", "http.server", "ollama", "reactor",
+        "errors",
+    },
     "cloud.gateway": {
-        "cloud.active_requests", "cloud.api", "cloud.identity", "cloud.machines", "cloud.metrics",
-        "cloud.proxies", "cloud.limits", "web_ui", "http", "ollama", "reactor", "errors",
+        "cloud.active_requests", "cloud.api", "cloud.direct_requests", "cloud.identity",
+        "cloud.machines", "cloud.metrics", "cloud.origin_policy", "cloud.proxies",
+        "cloud.proxy_access", "cloud.limits", "cloud.refusals", "cloud.relay_rules",
+        "cloud.request_authenticator", "web_ui", "http", "ollama", "reactor", "errors",
     },
     "cloud.application": {
         "cloud.machines", "cloud.connected_desktops", "cloud.key_api",
         "cloud.access_enforcer", "cloud.active_requests", "cloud.admin", "cloud.api",
         "cloud.audit", "cloud.browser_login", "cloud.gateway", "cloud.identity", "cloud.metrics",
         "cloud.proxies", "cloud.session_api", "cloud.session_renewer", "cloud.spawners.factory",
-        "cloud.limits", "http.client_address", "http.server", "web_ui", "reactor", "config",
+        "cloud.auth_request", "cloud.direct_requests", "cloud.origin_policy", "cloud.proxy_access",
+        "cloud.refusals", "cloud.request_authenticator", "cloud.limits", "http.client_address",
+        "http.request_log", "http.server", "web_ui", "reactor", "config",
     },
     "cloud.service": {
-        "cloud.application", "cloud.metrics", "cloud.limits", "http.client_address", "http.message",
-        "http.server", "reactor", "config", "errors",
+        "cloud.application", "cloud.metrics", "cloud.limits", "cloud.spawners.factory",
+        "http.client_address", "http.message", "http.server", "reactor", "config", "errors",
     },
     "desktop.oauth": {"auth", "http.origins", "common", "errors"},
     "desktop.resources": {
@@ -188,17 +223,18 @@ MAY_IMPORT = {
         "desktop", "cloud", "http", "auth", "reactor", "config", "common", "errors",
         "client_snippets",
     },
+    "server": {"web_ui", "common", "errors", "system"},
     "cli": {
         "autostart", "ollama", "desktop", "cloud", "http", "auth", "reactor", "ipc", "config",
-        "common", "errors", "client_snippets", "system",
+        "common", "errors", "client_snippets", "system", "server",
     },
     "tap": {
         "auth", "desktop", "cloud", "proxy", "http", "fastpath", "reactor", "config", "common",
         "errors", "tap_options", "proxy_args", "quickstart", "client_snippets", "log_observers",
-        "lazy_imports",
+        "lazy_imports", "system",
     },
     "proxy_main": {"tap", "lazy_imports"},
-    "__main__": {"tap"},
+    "__main__": {"tap", "lazy_imports"},
 }  # fmt: skip
 
 #: Packages that must not do input or output, or read a clock.

@@ -35,7 +35,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 TEXTS = [*PAGES, *UNITS]
 
@@ -46,15 +46,23 @@ RESPONSE_BODY = b'{"version":"0.12.6"}'
 FOREIGN_OPTIONS = {
     "input-type",  # of Node
     "draft",
+    "entrypoint",
     "filter",
+    "force",
     "help",
     "home-dir",
+    "ignore-missing",
+    "include-deps",
+    "no-install-recommends",
+    "no-deps",
     "now",
+    "rm",
     "shell",
     "system",
     "system-site-packages",
     "user",
     "version",
+    "with-executables-from",
     "write",
 }
 

@@ -6,6 +6,8 @@ import builtins
 import importlib
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ SOURCES = {
         "table = {'a': 1}\n"
         "def double(x): return 2 * x\n"
         "def broken(): raise KeyError('its own')"
+    ),
+    "tt_slow.py": "ran.append('tt_slow')\nbegan.set()\nfinish.wait()\nvalue = 7",
+    "tt_failing.py": (
+        "ran.append('tt_failing')\nif len(ran) == 1: raise PermissionError\nvalue = 7"
     ),
 }
 
@@ -105,13 +111,47 @@ class LazyImportTests(SynchronousTestCase):
         self.assertNotIsInstance(7, kind)
         self.assertIs(type(kind()), names.Kind)
 
-    def test_a_subclass_of_a_proxied_name_has_the_real_base(self) -> None:
+    def test_a_subclass_of_a_proxied_name_is_made_when_it_is_used(self) -> None:
         names = self.import_lazily("tt_names", Kind="")
 
         class Subclass(names.Kind):  # type: ignore[name-defined]
             own = 1
 
-        self.assertEqual((Subclass.__mro__[1], Subclass.own), (names.Kind, 1))
+            def doubled_size(self) -> Any:
+                return super().__getattribute__("size") * 2
+
+        class Further(Subclass): ...
+
+        self.assertEqual(self.ran, [])
+        thing = Further()
+        self.assertEqual((thing.doubled_size(), Subclass.own), (6, 1))
+        self.assertEqual([each.__name__ for each in type(thing).__mro__[:3]],
+                         ["Further", "Subclass", "Kind"])  # fmt: skip
+        self.assertIs(type(thing).__mro__[2], names.Kind)
+        self.assertIs(type(Further()), type(thing))
+        self.assertIsInstance(thing, Subclass)
+
+    def test_a_thread_waits_until_a_module_that_another_one_uses_has_run(self) -> None:
+        slow = self.import_lazily("tt_slow")
+        began, finish = threading.Event(), threading.Event()
+        builtins.began, builtins.finish = began, finish  # type: ignore[attr-defined]
+        self.addCleanup(delattr, builtins, "began")
+        self.addCleanup(delattr, builtins, "finish")
+        threads = ThreadPoolExecutor()
+        self.addCleanup(threads.shutdown)
+        self.addCleanup(finish.set)
+        first = threads.submit(lambda: slow.value)
+        began.wait()
+        second = threads.submit(lambda: slow.value)
+        with self.assertRaises(TimeoutError):
+            second.result(timeout=0.05)
+        finish.set()
+        self.assertEqual((first.result(), second.result(), self.ran), (7, 7, ["tt_slow"]))
+
+    def test_a_module_that_failed_runs_again_at_its_next_use(self) -> None:
+        failing = self.import_lazily("tt_failing")
+        self.assertRaises(PermissionError, getattr, failing, "value")
+        self.assertEqual(failing.value, 7)
 
     def test_errors_of_the_real_object_are_raised(self) -> None:
         broken = self.import_lazily("tt_names", broken="").broken

@@ -27,7 +27,9 @@ makeService(options)
 
 #: Uses the modules that are imported lazily.
 USE_LAZY_MODULES = """
-import asyncio, html, http.cookiejar, hyperlink, subprocess, sys
+import asyncio, ast, html, http.cookiejar, hyperlink, inspect, nacl.bindings, pickle, subprocess
+import sys, tomllib
+from autobahn.twisted.websocket import WampWebSocketServerProtocol
 from autobahn.wamp.message import Hello
 from twisted.application.service import Application
 from twisted.internet.defer import succeed
@@ -37,6 +39,10 @@ print(len(http.cookiejar.CookieJar()))
 print(subprocess.run([sys.executable, "-c", "raise SystemExit(7)"]).returncode)
 print(hyperlink.URL.from_text("http://a/b").host)
 print(Hello.__name__)
+print(WampWebSocketServerProtocol().__class__.__mro__[1].__name__)
+print(ast.literal_eval("7") + pickle.loads(pickle.dumps(7)) + tomllib.loads("a = 7")["a"])
+print("Failure" in inspect.getsource(sys.modules["twisted.python.failure"]))
+print(nacl.bindings.crypto_box_PUBLICKEYBYTES)
 Application("made to be saved")
 loop = asyncio.new_event_loop()
 print(loop.run_until_complete(succeed(7).asFuture(loop)))
@@ -74,6 +80,16 @@ HEAVY = {
     "twisted.web": 3000,
     "treq": 1500,
     "prometheus_client": 1200,
+    "ast": 450,
+    "autobahn.wamp.websocket": 200,
+    "bz2": 70,
+    "msgspec._json_schema": 50,
+    "nacl.signing": 100,
+    "nacl.bindings.crypto_pwhash": 200,  # with all of nacl.bindings but signatures
+    "pickle": 250,
+    "tomllib": 100,
+    "twisted.internet.endpoints": 300,
+    "twisted.python.threadpool": 130,
     "ctllm.cloud": 2000,
     "ctllm.desktop": 2000,
     "ctllm.demo": 700,
@@ -107,7 +123,7 @@ class ProxyMainTests(SynchronousTestCase):
     def test_lazy_modules_work_when_they_are_used(self) -> None:
         self.assertEqual(
             run(INSTALL + CREATE_PROXY + USE_LAZY_MODULES).split(),
-            ["é", "0", "7", "a", "Hello", "7"],
+            ["é", "0", "7", "a", "Hello", "WampWebSocketServerProtocol", "21", "True", "32", "7"],
         )
 
     def test_hashes_are_the_same_without_openssl(self) -> None:

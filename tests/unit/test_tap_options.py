@@ -99,6 +99,10 @@ class ProxyArgumentsTests(_Case):
         self.assertEqual(options.proxy_arguments(), expected)
         self.assertEqual(options.configuration().proxy.resume_buffer_bytes, 9)
 
+    def test_a_proxy_waits_for_a_user_only_if_it_is_told_to(self) -> None:
+        self.assertFalse(parsed(*PROXY, "--port=0").proxy_arguments().is_waiting)
+        self.assertTrue(parsed(*PROXY, "--port=0", "--waiting").proxy_arguments().is_waiting)
+
     def test_a_proxy_listens_on_a_port_of_loopback(self) -> None:
         arguments = parsed(*PROXY, "--port=0").proxy_arguments()
         self.assertEqual((arguments.socket, arguments.port, arguments.host), (None, 0, "127.0.0.1"))

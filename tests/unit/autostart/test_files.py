@@ -10,6 +10,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.autostart.files import Environment, autostart_files
+from ctllm.autostart.installation import install, is_installed, remove
 
 PYTHON = '/opt/my "own" $HOME 100%/python'
 DESKTOP = (PYTHON, "-m", "ctllm", "desktop", "--state-dir=/home/ann/it's mine")
@@ -51,6 +52,26 @@ class AutostartFileTests(SynchronousTestCase):
         line = ini(entry.content)["Desktop Entry"]["Exec"]
         words = shlex.split(line.replace("%%", "%").replace("\\\\", "\\").replace("\\$", "$"))
         self.assertEqual(tuple(words), TRAY)
+
+    def test_what_is_on_by_default_is_turned_off_by_a_file_of_the_user(self) -> None:
+        system, home = Path(self.mktemp()), Path(self.mktemp()).absolute()
+        default = system.absolute() / "autostart" / "ctllm-tray.desktop"
+        directories = f"/nowhere:{system.absolute()}"
+        (entry,) = autostart_files(
+            machine("linux", XDG_CONFIG_HOME=str(home), XDG_CONFIG_DIRS=directories)
+        )
+        self.assertFalse(is_installed([entry]))
+        default.parent.mkdir(parents=True)
+        default.write_bytes(entry.content)
+        self.assertTrue(is_installed([entry]))
+        remove(entry)
+        self.assertEqual(ini(entry.path.read_bytes())["Desktop Entry"]["Hidden"], "true")
+        self.assertFalse(is_installed([entry]))
+        install(entry)
+        self.assertTrue(is_installed([entry]))
+        default.unlink()
+        remove(entry)
+        self.assertFalse(entry.path.exists())
 
     def test_macos_gets_launchd_agents(self) -> None:
         desktop, tray = autostart_files(machine("darwin"))

@@ -7,7 +7,7 @@ from io import StringIO
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cli.status_view import Style, format_status
-from ctllm.ipc.messages import ConnectionState, DesktopStatus, OllamaStatus
+from ctllm.ipc.messages import ConnectionState, DesktopStatus, OllamaStatus, Traffic
 from tests.unit.fakes import make_status
 
 
@@ -68,6 +68,12 @@ class StatusViewTests(SynchronousTestCase):
             "              cellar: Ollama is down", "Last error  it broke",
         ):  # fmt: skip
             self.assertIn(words, shown)
+        self.assertNotIn("Generations", shown)
         self.assertIn(
             "Logged in   no", format_status(make_status(cloud_url=""), Style(Terminal(), {}))
         )
+
+    def test_shows_how_many_generations_run(self) -> None:
+        busy = make_status(traffic=Traffic(0, 0, 0, 0, 0, 0, 0, 0, running_generations=3))
+        shown = format_status(busy, Style(Terminal(), {"NO_COLOR": "1"}))
+        self.assertIn("Generations 3 in progress for the chat page", shown)

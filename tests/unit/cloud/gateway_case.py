@@ -19,11 +19,12 @@ from ctllm.cloud.access_enforcer import AccessEnforcer, AccessRules, MachineConf
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.audit import AUDIT_FILE, AuditLog
+from ctllm.cloud.auth_request import AuthRequestHandler
 from ctllm.cloud.browser_login.api import BrowserLogin
 from ctllm.cloud.browser_login.renewals import ProviderRenewals
-from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
 from ctllm.cloud.browser_login.transactions import LoginTransactions
 from ctllm.cloud.connected_desktops import ConnectedDesktops
+from ctllm.cloud.direct_requests import DirectRequests, GrantSealer
 from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     MANAGE,
@@ -44,10 +45,12 @@ from ctllm.cloud.identity import (
     Revocations,
     Session,
     Sessions,
+    UnconfirmedRevocations,
     User,
     proxy_id,
     user_hash,
 )
+from ctllm.cloud.identity.sealed_tokens import TokenSealer
 from ctllm.cloud.key_api import KeyApi
 from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.cloud.limits.concurrency import UserLimiter
@@ -56,12 +59,17 @@ from ctllm.cloud.limits.sessions import SessionLimits
 from ctllm.cloud.limits.users import Tiers, UserLimits
 from ctllm.cloud.machines import MachineApi, MachineVerifier
 from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.origin_policy import OriginPolicy
 from ctllm.cloud.proxies.manager import ProxyStatus
+from ctllm.cloud.proxy_access import ProxyAccess
+from ctllm.cloud.refusals import Refusals
+from ctllm.cloud.request_authenticator import RequestAuthenticator
 from ctllm.cloud.session_api import SessionApi
 from ctllm.cloud.session_renewer import RenewedConsent, SessionRenewer
 from ctllm.errors import CtllmError, ProxyUnavailable, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.message.head import RequestHead
+from ctllm.http.request_log import RequestLog
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.connection_limits import ConnectionLimiter
 from ctllm.web_ui.page_files import PageFiles
@@ -116,6 +124,17 @@ class FakeProxyManager:
         self.state: Any = "absent"
         self.error: CtllmError | None = None
         self.start_delay: Deferred[None] | None = None
+        self.address = "unix:/sockets/ann/proxy.sock"
+        self.direct: dict[str, Any] = {}
+
+    def direct_address(self, id: str) -> str:
+        return self.address
+
+    def direct_proxies(self) -> dict[str, Any]:
+        return self.direct
+
+    def direct_connections(self, id: str) -> Any:
+        return self.direct.get(id)
 
     async def ensure_running(self, id: str, is_new_request: bool = True, spawner: str = "") -> Any:
         self.ensured.append(id)
@@ -220,7 +239,10 @@ class GatewayCase(SynchronousTestCase):
         self.known_users = KnownUsers(self.users_dir, INSTANCE_SECRET, now)
         self.disabled_dir = directory.subdirectory("disabled-users")
         self.disabled_users = DisabledUsers(self.disabled_dir, INSTANCE_SECRET, now)
-        self.api_key_leases = ApiKeyLeases(now)
+        self.key_revocations_dir = directory.subdirectory("key-revocations")
+        self.api_key_leases = ApiKeyLeases(
+            UnconfirmedRevocations(self.key_revocations_dir, INSTANCE_SECRET, now), now
+        )
         self.proxies = FakeProxyManager()
         self.metrics = Metrics()
         self.login_codes = LoginCodes(now)
@@ -236,6 +258,7 @@ class GatewayCase(SynchronousTestCase):
         self.machines = Machines(self.machines_dir, now)
         self.machine_requests = MachineRequests(now)
         self.client_address = "192.0.2.7"
+        self.is_recovering = False
         self.page_dir = Path(self.mktemp())
         self.page_dir.mkdir()
         (self.page_dir / "index.html").write_bytes(PAGE)
@@ -265,18 +288,34 @@ class GatewayCase(SynchronousTestCase):
                 MachineConfirmation(self.known_users, now, 30 * 86400).check,
             ),
         )
+
+        def proxy_id_of(grant: AccessGrant) -> str:
+            return proxy_id(INSTANCE_SECRET, grant.user.id)
+
+        connected_desktops = ConnectedDesktops(proxies, assertion_signer, proxy_id_of, self.clock)
+        guard = CredentialGuard(self.attempts, self.audit, self.metrics)
+        self.grant_sealer = GrantSealer(TokenSealer(INSTANCE_SECRET), now)
+        self.direct_requests = DirectRequests(
+            self.active_requests,
+            proxies,
+            assertion_signer,
+            self.grant_sealer,
+            self.rules.check_active,
+            connected_desktops.hasten_leases,
+            guard.record_refused_by_proxy,
+            self.clock,
+        )
         self.enforcer = AccessEnforcer(
             self.rules,
             self.active_requests,
             self.login_codes,
             self.api_key_leases,
-            proxies,
+            self.direct_requests.revoke,
             INSTANCE_SECRET,
             now,
             self.issuer.lifetime,
         )
         user_limits = UserLimits(self.tiers, UserLimiter(max_requests), now)
-        guard = CredentialGuard(self.attempts, self.audit, self.metrics)
         self.session_api = SessionApi(
             self.issuer,
             self.invites,
@@ -298,9 +337,6 @@ class GatewayCase(SynchronousTestCase):
             session_days=30,
             url="https://cloud.example" if is_https else "http://cloud.example",
         )
-
-        def proxy_id_of(grant: AccessGrant) -> str:
-            return proxy_id(INSTANCE_SECRET, grant.user.id)
 
         def end_inactive(grant: AccessGrant) -> object:
             return self.active_requests.abort_of_proxy(proxy_id_of(grant), self.rules.check_active)
@@ -325,7 +361,6 @@ class GatewayCase(SynchronousTestCase):
             now,
             self.clock,
         )
-        connected_desktops = ConnectedDesktops(proxies, assertion_signer, proxy_id_of, self.clock)
         key_api = KeyApi(
             self.api_key_leases,
             connected_desktops,
@@ -347,22 +382,12 @@ class GatewayCase(SynchronousTestCase):
             self.tiers,
             self.clock,
         )
-        gateway = Gateway(
+        authenticator = RequestAuthenticator(
             CompositeTokenVerifier(
                 [self.api_key_leases, self.issuer, self.provider],
                 self.rules.check_active,
                 self.known_users.record,
             ),
-            assertion_signer,
-            proxy_id_of,
-            proxies,
-            api,
-            self.metrics,
-            ORIGINS,
-            self.clock,
-            user_limits,
-            guard,
-            self.active_requests,
             MachineVerifier(
                 self.machines,
                 self.machine_requests,
@@ -372,7 +397,46 @@ class GatewayCase(SynchronousTestCase):
                 now,
             ),
             self.api_key_leases,
-            PageFiles(self.page_dir),
+            guard,
+            self.clock,
+            lambda: self.is_recovering,
+        )
+        proxy_access = ProxyAccess(
+            proxies, assertion_signer, proxy_id_of, user_limits, self.rules.check_active
+        )
+        origin_policy, page_files = OriginPolicy(ORIGINS), PageFiles(self.page_dir)
+        refusals = Refusals(now)
+        request_log = RequestLog(self.clock, is_enabled=True)
+        gateway = Gateway(
+            authenticator,
+            proxy_access,
+            api,
+            self.metrics,
+            origin_policy,
+            self.clock,
+            user_limits,
+            guard,
+            self.active_requests,
+            self.direct_requests,
+            page_files,
+            refusals,
+            request_log,
+        )
+        auth_request = AuthRequestHandler(
+            authenticator,
+            proxy_access,
+            origin_policy,
+            user_limits,
+            self.direct_requests,
+            refusals,
+            page_files,
+            request_log,
+            self.clock,
+        )
+        self.auth_request_factory = HttpServerFactory(
+            auth_request,
+            self.clock,
+            client_address_of=lambda peer, head: self.client_address,
         )
         self.connection_limiter = ConnectionLimiter(400)
         self.factory = HttpServerFactory(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 from unittest import mock
 
@@ -19,6 +21,7 @@ from ctllm.cloud.identity import (
     PrivateDirectory,
     Revocations,
     User,
+    proxy_id,
 )
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable, Unauthorized
 from ctllm.http.message.head import ResponseHead
@@ -31,6 +34,8 @@ from tests.unit.cloud.gateway_case import (
     GatewayCase,
 )
 from tests.unit.fakes import MemoryTransport
+
+HERE = proxy_id(INSTANCE_SECRET, ANN.id)
 
 
 class RevokedUserTests(GatewayCase):
@@ -214,6 +219,19 @@ class RevokedUserTests(GatewayCase):
 class EnforcerCase(GatewayCase):
     """Users with sessions, whose requests and tunnels stay open."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.sealed_grants: list[str] = []  # of the tunnels
+
+    def answer_control(self, value: object) -> bytes:
+        """Respond to what the proxy was asked last; return the body of the request."""
+        self.assertTrue(self.proxies.proxy.heads[-1].path.startswith(b"/ctllm/control/"))
+        asked, sink = self.proxies.proxy.requests[-1].data, self.proxies.proxy.sinks[-1]
+        sink.write_head(ResponseHead(200))
+        sink.write(json.dumps(value).encode())
+        sink.finish()
+        return asked
+
     def log_in(self, name: str = "ann", client: str = "desktop") -> tuple[str, dict[str, str]]:
         """Create a session; return its refresh token and the header of its access token."""
         body = {"invite": self.invites.create(name), "client": client}
@@ -235,9 +253,12 @@ class EnforcerCase(GatewayCase):
 
     def open_tunnel(self, access: dict[str, str]) -> MemoryTransport:
         """Open a tunnel and return the connection of the desktop."""
-        self.send("GET /ws/tunnel", **WEBSOCKET_HANDSHAKE, **access)
+        self.send("GET /ws/tunnel", **WEBSOCKET_HANDSHAKE, Ctllm_Grant="of-a-client", **access)
         transport = self.transport
-        self.proxies.proxy.endpoint.accept().protocol.dataReceived(
+        upstream = self.proxies.proxy.endpoint.accept()
+        (sealed,) = re.findall(rb"\r\nCtllm-Grant: (.*)\r\n", upstream.take_written())
+        self.sealed_grants.append(sealed.decode())
+        upstream.protocol.dataReceived(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
         )
         self.assertIn(b"HTTP/1.1 101 ", transport.take_written())
@@ -277,6 +298,38 @@ class EndedSessionTests(EnforcerCase):
         self.assertEqual(self.send("POST /ctllm/session", code), 401)
         for headers in (access, browser, {"X_Api_Key": key}):
             self.assertEqual(self.send("GET /api/tags", **headers), 401)
+
+    def test_the_proxy_ends_a_tunnel_in_order_before_it_is_cut(self) -> None:
+        """It has the reason, and what it ends is that tunnel alone."""
+        self.proxies.direct = {HERE: self.proxies.proxy}
+        refresh, access = self.log_in()
+        _, other = self.log_in()
+        tunnel, kept = self.open_tunnel(access), self.open_tunnel(other)
+        sealed, sealed_of_other = self.sealed_grants
+        self.assertNotEqual(sealed, sealed_of_other)
+        found = self.grant_sealer.unseal(HERE, sealed)
+        assert found is not None
+        self.assertEqual((found[0].user, found[1]), (ANN, True))
+        self.assertEqual(self.send("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
+        self.enforcer.poll()
+        self.clock.advance(0)
+        self.answer_control({"grants": []})  # which grants are in use
+        ended = json.loads(self.answer_control({"aborted": 1}))["ended"]
+        self.assertEqual([each["grant"] for each in ended], [sealed])
+        self.assertIn("You are logged out", ended[0]["message"])
+        self.assertEqual(tunnel.closed, "")
+        self.clock.advance(REVOKED_TUNNEL_GRACE)
+        self.assertEqual((tunnel.closed, kept.closed), ("abort", ""))
+
+    def test_a_tunnel_is_cut_whose_proxy_does_not_end_it(self) -> None:
+        """One that does not respond, and one of a version that has no such control."""
+        for direct in ({HERE: self.proxies.proxy}, {}):
+            self.proxies.direct = direct
+            refresh, access = self.log_in()
+            tunnel = self.open_tunnel(access)
+            self.assertEqual(self.send("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
+            self.poll()
+            self.assertEqual(tunnel.closed, "abort")
 
     def test_another_desktop_of_the_user_goes_on(self) -> None:
         refresh, _ = self.log_in()

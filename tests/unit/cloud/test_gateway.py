@@ -96,7 +96,7 @@ class RoutingTests(GatewayCase):
         claims = verifier.verify(get_header(headers, b"ctllm-assertion") or b"")
         self.assertEqual((claims.scopes, ANN.subject in claims.subject), (frozenset({USE}), False))
         names = [name.lower() for name, _ in headers]
-        self.assertEqual(names, [b"host", b"ctllm-assertion"])
+        self.assertEqual(names, [b"host", b"ctllm-assertion", b"ctllm-request-id"])
 
     def test_deducts_the_start_of_a_proxy_from_the_request_timeout(self) -> None:
         self.proxies.start_delay = Deferred()

@@ -56,6 +56,23 @@ class MetricsTests(SynchronousTestCase):
         self.metrics.authentication_failed()
         self.assertEqual(self.value("ctllm_authentication_failures_total"), 1)
 
+    def test_exports_the_limits(self) -> None:
+        self.metrics.set_configuration(100, 512, ())
+        self.assertEqual(self.value("ctllm_max_proxies"), 100)
+        self.assertEqual(self.value("ctllm_proxy_max_memory_bytes"), 512)
+
+    def test_counters_with_known_labels_are_0_before_the_first_event(self) -> None:
+        """Prometheus sees no increase in a series that begins with 1."""
+        self.metrics.set_configuration(100, 512, ("keycloak",))
+        for name, labels in (
+            ("ctllm_proxy_start_failures_total", {"reason": "spawner_error"}),
+            ("ctllm_proxy_terminations_total", {"reason": "unresponsive"}),
+            ("ctllm_requests_total", {"outcome": "failed"}),
+            ("ctllm_request_refusals_total", {"code": "too_many_requests"}),
+            ("ctllm_provider_fetch_failures_total", {"provider": "keycloak"}),
+        ):
+            self.assertEqual(self.value(name, **labels), 0, name)
+
     def test_has_its_own_registry(self) -> None:
         Metrics().authentication_failed()
         self.assertEqual(self.value("ctllm_authentication_failures_total"), 0)

@@ -35,7 +35,7 @@ CONTRACT = {
     "delete /ctllm/desktops/{desktop}/keys": "200 401 403 404 429",
     "get /ctllm/keys": "200 401 403 429",
     "post /ctllm/keys": "201 400 401 403 404 409 413 415 429",
-    "delete /ctllm/keys/{key}": "204 401 403 404 409 429",
+    "delete /ctllm/keys/{key}": "204 401 403 404 409 429 503",
     "get /ctllm/machines": "200 401 403 429",
     "post /ctllm/machines": "201 400 401 403 404 413 415 429 503",
     "post /ctllm/machines/introspect": "200 400 401 403 404 413 415 429",
@@ -47,6 +47,7 @@ CONTRACT = {
     "get /ctllm/providers": "200",
     "get /ctllm/openapi.json": "200",
     "get /health": "200",
+    "get /ctllm/health/stream": "200 503",
 }
 
 
@@ -131,7 +132,9 @@ class OpenApiTests(SynchronousTestCase):
             "finishLogin",
         }
         self.assertEqual(
-            free, ways | {"readHealth", "readPageServer", "readDescription", "listProviders"}
+            free,
+            ways
+            | {"readHealth", "probeStream", "readPageServer", "readDescription", "listProviders"},
         )
 
     def test_body_schemas_have_the_limits_of_the_code(self) -> None:

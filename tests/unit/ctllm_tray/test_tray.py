@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ import ctllm_tray.actions
 from ctllm.errors import BadGateway, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
-from ctllm.ipc.messages import NOT_LOGGED_IN, ConnectionState, OllamaStatus, Status
+from ctllm.ipc.messages import NOT_LOGGED_IN, ConnectionState, OllamaStatus, Status, Traffic
 from ctllm.system.display import has_graphical_session
 from ctllm_tray.actions import TrayActions
 from ctllm_tray.desktop_environment import panel_theme
@@ -87,6 +88,18 @@ class ViewTests(SynchronousTestCase):
         loaded = tuple(f"m{number}" for number in range(MAX_MODELS + 3))
         view = view_from_status(make_status(ollama=OllamaStatus("u", "up", "1", loaded, loaded)))
         self.assertEqual((len(view.loaded_models), view.more_models), (MAX_MODELS, 3))
+
+    def test_the_tooltip_counts_the_responses_for_the_page(self) -> None:
+        titles = [
+            view_from_status(
+                make_status(traffic=Traffic(0, 0, 0, 0, 0, 0, 0, 0, running_generations=running))
+            ).title
+            for running in range(3)
+        ]
+        idle = "CloudToLocalLLM: Connected"
+        self.assertEqual(
+            titles, [idle, f"{idle}, 1 response in progress", f"{idle}, 2 responses in progress"]
+        )
 
 
 class NotificationTests(SynchronousTestCase):
@@ -440,7 +453,11 @@ class FakePystray:
 
         def __init__(self, *_: Any, **__: Any) -> None:
             self.running = self.visible = False
-            self.stopped = 0
+            self.stopped = self.menu_updates = 0
+            self.title = ""
+
+        def update_menu(self) -> None:
+            self.menu_updates += 1
 
         def run(self, setup: Any) -> None:
             self.running = True
@@ -464,3 +481,12 @@ class IndicatorTests(SynchronousTestCase):
         self.assertEqual(indicator.icon.stopped, 0)
         indicator.stop()
         self.assertEqual(indicator.icon.stopped, 1)
+
+    def test_the_menu_is_not_updated_for_a_number_that_it_does_not_show(self) -> None:
+        """An open menu stays as it is while responses begin and end."""
+        indicator = Indicator(FakePystray, "dark")
+        idle = View(Icon.CONNECTED, "Connected")
+        for view in (idle, replace(idle, running_generations=1), idle):
+            indicator.show_view(view)
+            self.assertEqual(indicator.icon.title, view.title)
+        self.assertEqual(indicator.icon.menu_updates, 1)

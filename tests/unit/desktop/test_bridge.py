@@ -53,13 +53,14 @@ class FakeSession:
         self.version = 1
         self.token_requests = 0
         self.is_logged_out = False
+        self.user = "ann"
         self._fresh = True
 
     @property
     def login(self) -> Any:
         if self.is_logged_out:
             raise Unauthorized("not logged in")
-        return SimpleNamespace(cloud_url="http://cloud.example:8080")
+        return SimpleNamespace(cloud_url="http://cloud.example:8080", user=self.user)
 
     async def access_token(self) -> str:
         self.token_requests += 1
@@ -360,6 +361,32 @@ class ConnectTests(BridgeCase):
         )
         self.session.is_logged_out, self.session.version = False, 2
         self.wait(5)
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
+
+    def test_a_tunnel_of_the_former_user_is_told_from_that_of_the_present_one(self) -> None:
+        """At once; it is closed at the next poll."""
+        self.start()
+        self.bridge.check_login()
+        self.session.user = "bob"
+        self.assertRaises(DesktopLost, self.bridge.check_login)
+        self.wait(5)
+        self.assertEqual(
+            (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.CONNECTED, 2)
+        )
+        self.bridge.check_login()
+        self.session.is_logged_out = True
+        self.assertRaises(DesktopLost, self.bridge.check_login)
+
+    def test_a_login_that_changes_while_a_token_is_requested_begins_again(self) -> None:
+        """The token is that of one of the two users, and nobody knows of which."""
+        self.session.pending = Deferred()
+        self.start()
+        self.session.user = "bob"
+        self.session.pending.callback(None)
+        self.settle()
+        self.assertEqual((self.bridge.state, self.cloud.connect_times), (ConnectionState.ERROR, []))
+        self.session.pending = None
+        self.wait(60)
         self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
     def test_aborts_requests_when_the_login_is_revoked(self) -> None:

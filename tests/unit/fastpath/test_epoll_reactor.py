@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import skipUnless
 
@@ -120,6 +121,61 @@ class EventLoopTestsMixin(Base):
         self.reactor.doIteration(0)
         self.assertEqual(sorted(reader.read for reader in readers), [b"", b"x"])
 
+    def run_turn(self) -> None:
+        """Run one turn of the main loop."""
+        self.reactor.doIteration(0)
+        self.reactor.runUntilCurrent()
+
+    def test_calls_at_the_end_of_a_turn_come_after_all_its_sockets(self) -> None:
+        readers: list[Reader] = []
+        seen: list[list[bytes]] = []
+
+        def schedule() -> None:
+            self.reactor.call_at_end_of_turn(
+                lambda: seen.append([reader.read for reader in readers])
+            )
+
+        readers += [self.reader(schedule), self.reader(lambda: None)]
+        self.run_turn()
+        self.assertEqual(seen, [[b"x", b"x"]])
+        self.run_turn()
+        self.assertEqual(len(seen), 1)
+
+    def test_a_call_at_the_end_of_a_turn_may_schedule_another(self) -> None:
+        called: list[int] = []
+
+        def call() -> None:
+            called.append(1)
+            self.reactor.call_at_end_of_turn(partial(called.append, 2))
+
+        self.reactor.call_at_end_of_turn(call)
+        self.run_turn()
+        self.assertEqual(called, [1])
+        self.run_turn()
+        self.assertEqual(called, [1, 2])
+
+    def test_a_call_at_the_end_of_a_turn_that_fails_leaves_the_others(self) -> None:
+        def fail() -> None:
+            raise ValueError("the call failed")
+
+        called: list[int] = []
+        self.reactor.call_at_end_of_turn(fail)
+        self.reactor.call_at_end_of_turn(lambda: called.append(1))
+        self.run_turn()
+        self.assertEqual(called, [1])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class RecordingPoller:
+    """An epoll object that has no events, and records how long it would have waited for one."""
+
+    def __init__(self) -> None:
+        self.timeouts: list[float] = []
+
+    def poll(self, timeout: float, max_events: int) -> list[tuple[int, int]]:
+        self.timeouts.append(timeout)
+        return []
+
 
 @skipUnless(platform.isLinux(), "epoll is Linux's")
 class FastLoopTests(EventLoopTestsMixin, SynchronousTestCase):
@@ -127,6 +183,15 @@ class FastLoopTests(EventLoopTestsMixin, SynchronousTestCase):
 
     def test_is_used(self) -> None:
         self.assertTrue(self.reactor.is_fast)
+
+    def test_waits_for_no_event_while_a_call_is_due(self) -> None:
+        poller = RecordingPoller()
+        self.patch(self.reactor, "_poller", poller)
+        for schedules in (True, False):
+            if schedules:  # as a timer does
+                self.reactor.call_at_end_of_turn(lambda: None)
+            self.reactor.doIteration(7)
+        self.assertEqual(poller.timeouts, [0, 7])
 
 
 @skipUnless(platform.isLinux(), "epoll is Linux's")

@@ -14,6 +14,7 @@ from ctllm.errors import BadRequest
 from ctllm.http.header_policy import (
     ASSERTION,
     RENAMED_HEADERS,
+    REQUEST_ID,
     end_to_end_headers,
     quote_name,
     refuse_renamed_headers,
@@ -22,6 +23,7 @@ from ctllm.http.header_policy import (
     response_from_desktop,
     response_from_ollama,
     response_from_proxy,
+    take_request_id,
 )
 from ctllm.http.message.head import (
     Headers,
@@ -153,6 +155,19 @@ class RequestToProxyTests(SynchronousTestCase):
     def test_client_cannot_remove_the_assertion_as_hop_by_hop(self) -> None:
         found = request_to_proxy(post((b"Connection", b"ctllm-assertion, host")), b"signed")
         self.assertEqual(found.headers, ((ASSERTION, b"signed"),))
+
+    def test_the_id_is_that_of_the_cloud(self) -> None:
+        id = bytes(range(16))
+        for spelling in spellings(REQUEST_ID):
+            found = request_to_proxy(post((spelling, b"a" * 32)), b"signed", id)
+            expected = ((ASSERTION, b"signed"), (REQUEST_ID, id.hex().encode()))
+            self.assertEqual(found.headers, expected)
+            taken, rest = take_request_id(found)
+            self.assertEqual((taken, rest.headers), (id, ((ASSERTION, b"signed"),)))
+
+    def test_an_id_of_another_form_is_none(self) -> None:
+        for value in (b"", b"a" * 31, b"A" * 32, b"a" * 33, b"\xff" * 32, b"g" * 32):
+            self.assertIsNone(take_request_id(post((REQUEST_ID, value)))[0], value)
 
     def test_removes_credentials(self) -> None:
         for name, value in CREDENTIALS:

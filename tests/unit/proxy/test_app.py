@@ -11,13 +11,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.jws import encode_public_key
-from ctllm.auth.session_assertions import LIFETIME_SECONDS, MANAGE, SERVE, USE, AssertionVerifier
+from ctllm.auth.session_assertions import LIFETIME_SECONDS, MANAGE, SERVE, USE
 from ctllm.cloud.identity import AssertionSigner
 from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.http.message.head import ResponseHead
+from ctllm.http.request_log import RequestLog
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.proxy.app import ProxyApp
+from ctllm.proxy.assignment import Assignment
 from ctllm.proxy.desktop_registry import DesktopRegistry
+from ctllm.proxy.direct_requests import DirectRequests
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.proxy.tunnel_authorizer import TunnelAuthorizer
 from ctllm.tunnel.frames import (
@@ -38,6 +41,8 @@ ELSEWHERE = "ctllm-proxy-" + "b" * 32
 class Case(SynchronousTestCase):
     """One connection to a proxy."""
 
+    is_waiting = False
+
     def setUp(self) -> None:
         self.clock = Clock()
         # autobahn keeps its time by this, whatever reactor it is given.
@@ -45,11 +50,22 @@ class Case(SynchronousTestCase):
         self.key = Ed25519PrivateKey.generate()
         self.registry = DesktopRegistry(self.clock, 1 << 18, 30, 4, 60)
         sockets = ProxyWebSocketFactory(self.clock, self.registry.hello_received, 20, 10)
-        verifier = AssertionVerifier(encode_public_key(self.key), HERE, self.clock.seconds)
-        relay = RequestRouter(self.registry, self.clock, BufferBudget(1 << 20))
+        cloud_key = encode_public_key(self.key)
+        assignment = self.assigned = Assignment(
+            cloud_key, HERE, self.clock.seconds, self.is_waiting
+        )
+        relay = RequestRouter(
+            self.registry,
+            self.clock,
+            BufferBudget(1 << 20),
+            RequestLog(self.clock, is_enabled=True),
+        )
         self.budget = MemoryBudget(1 << 24)
-        authorizer = TunnelAuthorizer(verifier, self.clock, self.clock.seconds)
-        app = ProxyApp(self.registry, relay, verifier, sockets, self.budget, authorizer)
+        authorizer = TunnelAuthorizer(assignment, self.clock, self.clock.seconds)
+        self.direct_requests = DirectRequests(self.clock.seconds)
+        app = ProxyApp(
+            self.registry, relay, assignment, sockets, self.budget, authorizer, self.direct_requests
+        )
         self.factory = HttpServerFactory(app, self.clock)
         self.wire = self.connect()
 
@@ -94,8 +110,15 @@ class AuthenticationTests(Case):
 
     def test_reports_health_without_an_assertion(self) -> None:
         self.clock.advance(2.04)
-        expected = {"exchanges": 0, "desktops": 0, "idle_seconds": 2.0}
+        expected: dict[str, object] = {
+            "exchanges": 0,
+            "open_requests": 0,
+            "desktops": 0,
+            "idle_seconds": 2.0,
+        }
         expected |= {"held_bytes": 0, "budget_bytes": self.budget.size}
+        expected |= {"direct": {"in_progress": 0, "outcomes": {}}}
+        expected |= {"response_bytes": 0, "response_chunks": 0}
         self.assertEqual(self.ask("GET /health"), (200, expected))
 
     def test_refuses_other_paths_without_an_assertion(self) -> None:
@@ -172,6 +195,34 @@ class RelayTests(Case):
             for head in desk.heads
         ]
         self.assertEqual(told, [[], [b"llama*,qwen3"]])
+
+    def test_counts_requests_until_their_response_or_disconnection(self) -> None:
+        desk = FakeDesktop(self.registry, 1, "home", "up")
+        waiting = self.wire
+
+        def open_requests() -> object:
+            self.wire = self.connect()
+            _, health = self.ask("GET /health")
+            assert isinstance(health, dict)
+            return health["open_requests"]
+
+        self.ask("GET /api/tags", "no assertion")
+        self.assertEqual(open_requests(), 0)
+        self.wire = waiting = self.connect()
+        self.ask("POST /api/chat", self.sign(USE), "Content-Length: 0\r\n")
+        self.assertEqual(open_requests(), 1)
+        desk.settle()
+        desk.sinks[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"2"),)))
+        desk.sinks[0].write(b"hi")
+        self.assertEqual(open_requests(), 1)
+        desk.sinks[0].finish()
+        desk.settle()
+        self.assertEqual(open_requests(), 0)
+        self.wire = waiting = self.connect()
+        self.ask("POST /api/chat", self.sign(USE), "Content-Length: 0\r\n")
+        self.assertEqual(open_requests(), 1)
+        waiting.disconnect()
+        self.assertEqual(open_requests(), 0)
 
     def test_lists_the_models_of_desktops_that_the_client_may_use(self) -> None:
         FakeDesktop(self.registry, 1, "home", "up", "llama3:8b", "mistral")

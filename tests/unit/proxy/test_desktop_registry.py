@@ -173,6 +173,22 @@ class DescriptionTests(RegistryCase):
         self.desk(ollama="")
         self.assertEqual(self.registry.describe_desktops()[0]["ollama"], "down")
 
+    def test_traffic_counts_the_responses_of_desktops_that_are_gone_too(self) -> None:
+        for name in ("home", "attic"):
+            desk = self.desk(name)
+            heard = self.open(request_head(to=name))
+            desk.sinks[0].write_head(OK)
+            for piece in (b"1234", b"5678"):
+                desk.sinks[0].write(piece)
+                self.settle()
+            desk.sinks[0].finish()
+            self.settle()
+            self.assertEqual(heard.body, b"12345678")
+            desk.lose(self.clock.seconds())
+            self.wait(GRACE + 1)
+        self.assertEqual(self.registry.describe_desktops(), [])
+        self.assertEqual((self.registry.traffic.bytes, self.registry.traffic.chunks), (16, 4))
+
     def test_idle_seconds_count_from_the_last_desktop(self) -> None:
         self.clock.advance(7)
         self.assertEqual(self.registry.idle_seconds, 7)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.message.head import ResponseHead
+from ctllm.http.request_log import RequestLog
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.desktop_registry import DesktopRegistry
@@ -26,7 +29,9 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.registry = DesktopRegistry(self.clock, 1 << 18, 30, 8, 60)
         self.room = BufferBudget(1 << 23)
-        relay = RequestRouter(self.registry, self.clock, self.room)
+        relay = RequestRouter(
+            self.registry, self.clock, self.room, RequestLog(self.clock, is_enabled=True)
+        )
 
         async def answer(incoming: ServerRequest) -> None:
             await relay.route(incoming.head, incoming)
@@ -214,6 +219,59 @@ class RoutingByModelTests(Case):
             self.ask("POST /api/chat", body=b'{"model":"%b"}' % model.encode())
             self.answer(desk, b"hi")
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (2, 1))
+
+
+class RequestIdTests(Case):
+    """The id of a request: in the response, the tunnel and the log."""
+
+    ID = "0123456789abcdef" * 2
+
+    def ids(self) -> tuple[list[str], list[str]]:
+        """Return the ids in responses, and in lines of the log."""
+        responses = re.findall(rb"Ctllm-Request-Id: (\w+)", self.wire.take_written())
+        logged = [event["request_id"] for event in self.events if "request_id" in event]
+        return [id.decode() for id in responses], logged
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.events = self.enterContext(capturedLogs())
+
+    def test_is_that_of_the_cloud_and_goes_no_further_as_a_header(self) -> None:
+        desk = self.desk("up", "m:1")
+        self.ask("GET /api/version", f"Ctllm-Request-Id: {self.ID}")
+        self.assertEqual(desk.sinks[0].id.hex(), self.ID)
+        self.assertNotIn(b"request-id", str(desk.heads[0].headers).lower().encode())
+        self.answer(desk, b"{}")
+        self.assertEqual(self.ids(), ([self.ID], [self.ID]))
+
+    def test_is_in_a_merged_list_too(self) -> None:
+        for _ in range(2):
+            self.desk("up", "m:1")
+        self.ask("GET /api/tags", f"Ctllm-Request-Id: {self.ID}")
+        for desk in self.desks:
+            self.answer(desk, b'{"models":[]}')
+        self.assertEqual(self.ids(), ([self.ID], [self.ID]))
+
+    def test_an_id_in_use_and_one_that_was_used_are_not_used_again(self) -> None:
+        desk = self.desk("up", "m:1")
+        for _ in range(2):
+            self.ask("GET /api/version", f"Ctllm-Request-Id: {self.ID}")
+            self.answer(desk, b"{}")
+        self.wire = self.connect()
+        self.ask("GET /api/version", f"Ctllm-Request-Id: {'0' * 32}")
+        ids = [sink.id.hex() for sink in desk.sinks]
+        self.assertEqual(len(set(ids)), 3)
+        self.assertEqual(ids[0], self.ID)
+        self.assertNotEqual(ids[2], "0" * 32)  # that of frames about the connection
+
+    def test_is_random_without_the_cloud(self) -> None:
+        desk = self.desk("up", "m:1")
+        for _ in range(2):
+            self.ask("GET /api/version")
+            self.answer(desk, b"{}")
+        responses, logged = self.ids()
+        self.assertEqual(len(set(responses)), 2)
+        self.assertEqual(responses, logged)
 
 
 class ListMergingTests(Case):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ctllm.auth.jws import encode_public_key
-from ctllm.auth.session_assertions import LIFETIME_SECONDS, SERVE, USE, AssertionVerifier
+from ctllm.auth.session_assertions import LIFETIME_SECONDS, SERVE, USE
 from ctllm.cloud.identity import AssertionSigner
 from ctllm.errors import Forbidden, Unauthorized
+from ctllm.proxy.assignment import Assignment
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.tunnel_authorizer import GRACE, TunnelAuthorizer
 from ctllm.tunnel.frames import FrameKind, split_frames
@@ -27,8 +28,8 @@ class AuthorizationCase(RegistryCase):
     def setUp(self) -> None:
         super().setUp()
         self.key = Ed25519PrivateKey.generate()
-        verifier = AssertionVerifier(encode_public_key(self.key), PROXY, self.now)
-        self.authorizer = TunnelAuthorizer(verifier, self.clock, self.now)
+        assignment = Assignment(encode_public_key(self.key), PROXY, self.now)
+        self.authorizer = TunnelAuthorizer(assignment, self.clock, self.now)
         self.registry = DesktopRegistry(
             self.clock, 1 << 18, 30, 4, 60, verify_authorization=self.authorizer.verify
         )

@@ -7,7 +7,7 @@ from tests.unit.proxy.test_app import Case
 
 
 class TunnelLimitTests(Case):
-    def test_a_tunnel_beyond_the_limit_gets_503(self) -> None:
+    def test_a_tunnel_beyond_the_limit_gets_429(self) -> None:
         """Tunnels without HELLO count, too."""
         assertion = self.sign("use", "serve")
         upgrade = (
@@ -21,7 +21,7 @@ class TunnelLimitTests(Case):
             self.assertEqual(self.ask("GET /ws/tunnel", assertion, upgrade)[0], 101)
             transports.append(self.wire)
         self.wire = self.connect()
-        self.assertEqual(self.ask("GET /ws/tunnel", assertion, upgrade)[0], 503)
+        self.assertEqual(self.ask("GET /ws/tunnel", assertion, upgrade)[0], 429)
         transports[0].disconnect()
         self.wire = self.connect()
         self.assertEqual(self.ask("GET /ws/tunnel", assertion, upgrade)[0], 101)

@@ -130,3 +130,30 @@ class LandlockVersionTests(SynchronousTestCase):
             first, *_ = self.calls(version)
             words = [int.from_bytes(first[1][i : i + 8], sys.byteorder) for i in (0, 8, 16)]
             self.assertEqual(words, [files, tcp, scopes], version)
+
+
+class CoreDumpTests(SynchronousTestCase):
+    """The limit of core files, in another process."""
+
+    def limits(self, before: int, command: str = "forbid_core_dumps()") -> Any:
+        """Return the limits after `command`, of a process whose limits were `before`."""
+        program = (
+            "import json, resource\n"
+            "from ctllm.system.sandbox import forbid_core_dumps\n"
+            f"resource.setrlimit(resource.RLIMIT_CORE, ({before}, {before}))\n"
+            f"{command}\n"
+            "print(json.dumps(resource.getrlimit(resource.RLIMIT_CORE)))"
+        )
+        return json.loads(subprocess.check_output([sys.executable, "-c", program]))
+
+    def test_the_limit_is_one_which_linux_does_not_dump_to_pipes_either(self) -> None:
+        limit = 1 if sys.platform == "linux" else 0
+        self.assertEqual(self.limits(4096), [limit, limit])
+
+    def test_a_limit_of_zero_that_cannot_be_raised_stays(self) -> None:
+        """Where a container sets it, and its process is not root."""
+        if os.geteuid():
+            self.assertEqual(self.limits(0), [0, 0])
+            return
+        command = "import os; os.setuid(65534); forbid_core_dumps()"
+        self.assertEqual(self.limits(0, command), [0, 0])

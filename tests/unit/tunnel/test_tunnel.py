@@ -169,6 +169,13 @@ class Pair:
             moved = True
         return moved
 
+    def deliver_down(self) -> None:
+        """Move all that the proxy sends, as to a desktop that cannot send anything meanwhile."""
+        while self.connected and (message := self.initiator.next_message()):
+            self.down_wire.append(message)
+        while self.down_wire:
+            self.responder.receive_message(self.down_wire.pop(0))
+
     def settle(self) -> None:
         while self.step():
             pass
@@ -597,6 +604,18 @@ class ResumptionTests(SynchronousTestCase):
         pair.settle()
         self.assertEqual((bytes(seconds[2].got), seconds[2].over), (b"56789abc", "end"))
 
+    def test_each_attach_is_replied_to_by_a_desktop_that_sends_later(self) -> None:
+        pair = connected()
+        client, work = self.answered(pair, end=False)
+        for offset in (2, 9, 5):
+            last = Client()
+            last.call = pair.initiator.resume_stream(client.call.id, offset, last)
+            pair.deliver_down()
+        work.sink.write(b"abc")
+        work.sink.finish()
+        pair.settle()
+        self.assertEqual((bytes(last.got), last.over), (b"56789abc", "end"))
+
     @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def test_resumes_repeatedly_without_loss(self, data: st.DataObject) -> None:
@@ -608,7 +627,7 @@ class ResumptionTests(SynchronousTestCase):
         work.sink.write_head(OK)
         pair.settle()
         said, had = bytearray(), bytearray()
-        actions = st.sampled_from("answer return stall go step up down cut".split())
+        actions = st.sampled_from("answer return stall go step up down unread cut".split())
         for action in data.draw(st.lists(actions, max_size=60), "actions"):
             if action == "answer" and work.may_send:
                 said += b"0123456789"
@@ -619,6 +638,8 @@ class ResumptionTests(SynchronousTestCase):
                 client.call.pause_response()
             elif action == "go" and client.over is None:
                 client.call.resume_response()
+            elif action == "unread":
+                pair.deliver_down()
             elif action == "cut":
                 pair.cut()
                 pair.connect()

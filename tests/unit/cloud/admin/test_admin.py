@@ -32,11 +32,13 @@ class ListProxiesTests(ProxyManagerCase):
         self.spawner.slow_starts[B] = Deferred()
         self.ensure_running(B).addErrback(lambda _: None)
         self.spawner.usages = {A: ResourceUsage(21_000_000, 1.5)}
-        self.spawner.proxies[A].health.update(exchanges=2, desktops=1, idle_seconds=0)
+        self.spawner.proxies[A].health.update(exchanges=2, desktops=1, idle_seconds=0,
+                                              response_bytes=900, response_chunks=9)  # fmt: skip
         self.clock.advance(7)
         rows = self.rows()
         wanted = ProxyInfo(id=A, state="running", age=7, idle=0, active_requests=2, desktops=1,
-                     memory=21_000_000, cpu=1.5)  # fmt: skip
+                     memory=21_000_000, cpu=1.5, response_bytes=900,
+                     response_chunks=9)  # fmt: skip
         self.assertEqual(rows, {A: wanted, B: ProxyInfo(id=B, state="starting", age=7)})
 
     def test_lists_a_proxy_that_does_not_respond(self) -> None:
@@ -47,6 +49,14 @@ class ListProxiesTests(ProxyManagerCase):
         self.wait(HEALTH_TIMEOUT)
         (row,) = self.successResultOf(asking)
         self.assertEqual((row.state, row.active_requests), ("running", None))
+
+    def test_waits_no_longer_than_it_shall(self) -> None:
+        self.start(A)
+        self.spawner.proxies[A].is_hanging = True
+        asking = self.run_coroutine(self.manager.list_proxies(2.0))
+        self.wait(2)
+        (row,) = self.successResultOf(asking)
+        self.assertIsNone(row.active_requests)
 
     def test_lists_a_proxy_with_an_invalid_health_response(self) -> None:
         self.start(A)

@@ -16,9 +16,9 @@ from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogi
 from ctllm.cloud.browser_login.interfaces import LoginProvider, ProviderLogin
 from ctllm.cloud.browser_login.messages import Callback
 from ctllm.cloud.browser_login.renewals import ProviderRenewals
-from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
 from ctllm.cloud.browser_login.transactions import LoginTransaction, LoginTransactions
 from ctllm.cloud.identity import MANAGE, USE, AccessGrant, User
+from ctllm.cloud.identity.sealed_tokens import TokenSealer
 from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.errors import CtllmError
 from ctllm.http.message.head import Headers, RequestHead

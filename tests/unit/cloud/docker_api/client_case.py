@@ -20,6 +20,7 @@ from ctllm.cloud.docker_api import DockerClient, DockerTransport
 class FakeDockerApi(Resource):
     """Responds to every request with `status` and `body`.
 
+    As a real engine, it refuses versions of the API below `min_version` and above `version`.
     With `keeps_open` the response does not end, and its request is in `open_requests`.
     """
 
@@ -27,7 +28,7 @@ class FakeDockerApi(Resource):
 
     def __init__(self) -> None:
         super().__init__()
-        self.version = "1.41"
+        self.min_version, self.version = "1.12", "1.41"
         self.status, self.body = 200, b"{}"
         self.keeps_open = False
         self.is_silent = False
@@ -47,6 +48,9 @@ class FakeDockerApi(Resource):
         if path == "/_ping":
             request.setHeader("Api-Version", self.version)
             return b"OK"
+        if refusal := self._refuse_version(path):
+            request.setResponseCode(400)
+            return json.dumps({"message": refusal}).encode()
         request.setResponseCode(self.status)
         if not self.keeps_open:
             return self.body
@@ -54,6 +58,25 @@ class FakeDockerApi(Resource):
         request.write(self.body)
         self.open_requests.append(request)
         return NOT_DONE_YET
+
+    def _refuse_version(self, path: str) -> str:
+        """Return what an engine of the range answers to an unsuitable version, or nothing."""
+        asked = path.split("/")[1].removeprefix("v")
+        if _key(asked) < _key(self.min_version):
+            return (
+                f"client version {asked} is too old. Minimum supported API version is "
+                f"{self.min_version}, please upgrade your client to a newer version"
+            )
+        if _key(asked) > _key(self.version):
+            return (
+                f"client version {asked} is too new. Maximum supported API version is "
+                f"{self.version}"
+            )
+        return ""
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split("."))) if version[:1].isdecimal() else ()
 
 
 class DockerClientCase(SynchronousTestCase):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError
 
 from ctllm.cloud.docker_api import (
     DockerError,
+    DockerTooNew,
     DockerTooOld,
     DockerUnavailable,
 )
@@ -31,6 +34,8 @@ class VersionTests(DockerClientCase):
             message = self.failure(self.docker.list_networks(), DockerTooOld)
             self.assertIn(f"supports version {old}", message)
             self.assertIn("requires 1.40", message)
+            self.assertIn("Update Docker", message)
+            self.assertEqual(self.api.requests[-1], ("GET", "/_ping"))
 
     def test_refuses_a_server_without_a_version(self) -> None:
         self.api.version = "latest"
@@ -56,15 +61,45 @@ class VersionTests(DockerClientCase):
         self.call(self.docker.list_networks())
         self.assertEqual(self.api.requests[-1], ("GET", "/v1.44/networks"))
 
-    def test_negotiates_again_after_the_version_was_refused(self) -> None:
+    def test_an_engine_that_refuses_less_than_1_44_is_used(self) -> None:
+        self.api.min_version, self.api.version = "1.44", "1.52"  # as Docker 29
         self.respond_with([])
         self.call(self.docker.list_networks())
-        self.api.version = "1.44"
-        self.respond_with({"message": "client version 1.41 is too old. Minimum is 1.44"}, 400)
-        self.failure(self.docker.list_networks(), DockerTooOld)
+        self.assertEqual(self.api.requests, [("GET", "/_ping"), ("GET", "/v1.47/networks")])
+
+    def test_an_engine_of_1_41_at_most_is_used(self) -> None:
+        self.api.min_version, self.api.version = "1.12", "1.41"  # as Docker 20.10
         self.respond_with([])
         self.call(self.docker.list_networks())
-        self.assertEqual(self.api.requests[-1], ("GET", "/v1.44/networks"))
+        self.assertEqual(self.api.requests[-1], ("GET", "/v1.41/networks"))
+
+    def test_an_engine_that_is_too_new_is_an_error_with_advice(self) -> None:
+        self.api.min_version, self.api.version = "1.60", "1.70"
+        for _ in range(2):
+            message = self.failure(self.docker.list_networks(), DockerTooNew)
+            self.assertIn("Update ctllm", message)
+            self.assertIn("Minimum supported API version is 1.60", message)
+        self.assertEqual(self.api.requests, [("GET", "/_ping"), ("GET", "/v1.47/networks")] * 2)
+
+    def test_a_request_is_sent_again_when_the_engine_was_replaced(self) -> None:
+        self.respond_with([])
+        self.call(self.docker.list_networks())
+        for min_version, version in (("1.44", "1.46"), ("1.12", "1.41")):
+            self.api.min_version, self.api.version = min_version, version
+            self.api.requests.clear()
+            self.respond_with({"Id": "c1"}, 201)
+            made = self.call(self.docker.create_container("x", {"Image": "y"}))
+            self.assertEqual((made, json.loads(self.api.bodies[-1])), ("c1", {"Image": "y"}))
+            paths = [path for _, path in self.api.requests]
+            self.assertEqual(paths[1:], ["/_ping", f"/v{version}/containers/create"])
+
+    def test_a_request_is_sent_again_only_once(self) -> None:
+        self.respond_with([])
+        self.call(self.docker.list_networks())
+        self.api.min_version, self.api.version = "1.60", "1.41"  # it contradicts itself
+        self.api.requests.clear()
+        self.failure(self.docker.list_networks(), DockerTooNew)
+        self.assertEqual([path for _, path in self.api.requests].count("/_ping"), 1)
 
     def test_negotiates_again_after_the_events_ended(self) -> None:
         self.api.keeps_open, self.api.body = True, b""

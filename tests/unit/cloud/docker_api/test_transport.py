@@ -15,6 +15,7 @@ from ctllm.cloud.docker_api import (
     DockerConflict,
     DockerError,
     DockerNotFound,
+    DockerTooNew,
     DockerTooOld,
     ImageNotFound,
     SubnetOverlap,
@@ -34,6 +35,11 @@ class ResponseTests(SynchronousTestCase):
             (409, "Conflict. The container name is already in use", DockerConflict),
             (403, "Pool overlaps with other one on this address space", SubnetOverlap),
             (500, "write /var/lib/docker/x: no space left on device", DiskFull),
+            (
+                400,
+                "client version 1.24 is too old. Minimum supported API version is 1.44",
+                DockerTooNew,
+            ),
             (400, "client version 1.99 is too new. Maximum supported is 1.41", DockerTooOld),
             (500, "something", DockerError),
         ):

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ctllm.auth.api_keys import KeyRecord, KeyUse, generate_key, record_key
-from ctllm.cloud.identity import AccessGrant, ApiKeyLeases, CompositeTokenVerifier
+from ctllm.cloud.identity import (
+    AccessGrant,
+    ApiKeyLeases,
+    CompositeTokenVerifier,
+    PrivateDirectory,
+    UnconfirmedRevocations,
+)
 from ctllm.cloud.identity.api_key_leases import LAPSE_GRACE
 from ctllm.errors import BadRequest, Forbidden, Unauthorized
 from tests.unit.cloud.identity.identity_case import (
@@ -25,9 +32,15 @@ class LeasesCase(VerifierCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.leases = ApiKeyLeases(self.now)
+        self.directory = PrivateDirectory(Path(self.mktemp()))
+        self.leases = self.make_leases()
         self.key = generate_key(ALICE.id)
         self.record = record_key(self.key)
+
+    def make_leases(self) -> ApiKeyLeases:
+        """Make them as a start of the cloud does: of what is on disk."""
+        revocations = UnconfirmedRevocations(self.directory, b"instance secret", self.now)
+        return ApiKeyLeases(revocations, self.now)
 
     def grant(self, key: str = "") -> AccessGrant:
         return self.grant_of(self.leases.verify(key or self.key))

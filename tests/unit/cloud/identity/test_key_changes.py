@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from unittest import mock
+
 import msgspec
 
 from ctllm.auth.api_keys import (
@@ -11,18 +14,27 @@ from ctllm.auth.api_keys import (
     KeyReport,
     NamedKeyRecord,
     generate_key,
+    owner_tag,
     record_key,
 )
-from ctllm.cloud.identity import AccessGrant
-from ctllm.cloud.identity.key_changes import FAILURE_SECONDS, MAX_REMOVALS, DesktopKeyChanges
-from ctllm.errors import BadRequest, Conflict, Forbidden, NotFound
+from ctllm.cloud.identity import AccessGrant, UnconfirmedRevocations
+from ctllm.cloud.identity.key_changes import FAILURE_SECONDS, MAX_REMOVALS, REMOVAL_SECONDS
+from ctllm.cloud.identity.unconfirmed_revocations import MAX_DESKTOPS
+from ctllm.errors import (
+    BadConfiguration,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    ServiceUnavailable,
+)
 from tests.unit.cloud.identity.identity_case import ALICE
 from tests.unit.cloud.identity.test_api_key_leases import SERVING, STRANGER, LeasesCase
 
 ACCEPTING = KeyReport(True)
 
 
-class KeyChangesTests(LeasesCase):
+class KeyChangesCase(LeasesCase):
     """A desktop of Alice that stores keys of the page, and has one of its own."""
 
     def setUp(self) -> None:
@@ -51,6 +63,10 @@ class KeyChangesTests(LeasesCase):
         found = self.leases.changes_for(SERVING, "d1")
         added = [msgspec.json.decode(each, type=NamedKeyRecord).id for each in found.added]
         return added, list(found.removed)
+
+
+class KeyChangesTests(KeyChangesCase):
+    """What the page and the desktop do."""
 
     # -- creation
 
@@ -202,10 +218,151 @@ class KeyChangesTests(LeasesCase):
             self.assertEqual(key.last_address, "198.51.100.0/24")
             self.renew(report=KeyReport(True, (described,)))
 
-    def test_what_waits_for_a_desktop_is_bounded(self) -> None:
-        """The oldest revocations are forgotten first."""
-        changes = DesktopKeyChanges()
-        for number in range(MAX_REMOVALS + 5):
-            changes.remove(f"{number:016x}", 0.0)
-        self.assertEqual(len(changes.removals), MAX_REMOVALS)
-        self.assertIn(f"{MAX_REMOVALS + 4:016x}", changes.removals)
+
+class StoredRevocationsTests(KeyChangesCase):
+    """Revocations outlive the cloud's process."""
+
+    def restart(self) -> None:
+        """Restart the cloud."""
+        self.leases = self.make_leases()
+
+    def stored(self) -> list[str]:
+        return self.directory.list_files()
+
+    def fill_disk(self) -> None:
+        full = OSError(errno.ENOSPC, "No space left")
+        self.disk = mock.patch("os.fsync", side_effect=full)
+        self.disk.start()
+        self.addCleanup(self.disk.stop)
+
+    def test_a_key_that_was_revoked_stays_revoked_after_a_restart(self) -> None:
+        """Its desktop was away, still announces it, and is told."""
+        self.leases.revoke(SERVING, self.record.id)
+        self.leases.store_revocations(SERVING, "d1")
+        self.leases.withdraw(SERVING, "d1")
+        for _ in range(2):
+            self.restart()
+            self.renew()
+            self.refused()
+            self.assertEqual(self.changes(), ([], [self.record.id]))
+        self.leases.lease(SERVING, "d1", [], 60, ACCEPTING)
+        self.assertEqual(self.stored(), [])
+
+    def test_a_new_key_that_was_given_up_stays_so_after_a_restart(self) -> None:
+        """The page was told that it does not work."""
+        self.create()
+        self.time += 60
+        self.leases.remove_expired()
+        self.restart()
+        self.renew(self.named)
+        self.refused(self.new)
+        self.assertEqual(self.changes(), ([], [self.named.id]))
+
+    def test_the_files_name_no_owner_and_no_desktop(self) -> None:
+        self.leases.lease(SERVING, "my-laptop", [self.record], 60, ACCEPTING)
+        self.leases.lease(SERVING, "d1", [], 60, ACCEPTING)
+        self.leases.revoke(SERVING, self.record.id)
+        self.leases.store_revocations(SERVING, "my-laptop")
+        (file,) = self.stored()
+        content = file.encode() + (self.directory.read(file) or b"")
+        for secret in (self.key, ALICE.id, owner_tag(ALICE.id), "my-laptop", self.record.digest):
+            self.assertNotIn(secret.encode(), content)
+
+    def test_a_revocation_is_of_one_owner_and_one_desktop(self) -> None:
+        self.leases.revoke(SERVING, self.record.id)
+        self.leases.store_revocations(SERVING, "d1")
+        self.restart()
+        self.leases.lease(STRANGER, "d1", [self.record], 60, ACCEPTING)
+        self.assertEqual(self.leases.changes_for(STRANGER, "d1").removed, ())
+        self.leases.lease(SERVING, "d2", [self.record], 60, ACCEPTING)
+        self.grant()
+
+    def test_a_desktop_that_never_confirms_does_not_get_its_key_back(self) -> None:
+        """Neither by waiting, with or without leases, nor by the number of revocations."""
+        self.leases.revoke(SERVING, self.record.id)
+        for _ in range(5):
+            self.time += REMOVAL_SECONDS / 3
+            self.renew()
+            self.leases.remove_expired()
+            self.restart()
+        self.renew()
+        self.refused()
+        self.revoke_new_keys(1000)
+        self.restart()
+        self.renew()
+        self.refused()
+
+    def revoke_new_keys(self, count: int) -> None:
+        """Create and revoke so many keys on the page; the desktop renews nothing meanwhile."""
+        refused = 0
+        for number in range(count):
+            record = self.name_record(generate_key(ALICE.id), f"key-{number}")
+            try:
+                self.leases.create(SERVING, "d1", record)
+            except Conflict:
+                refused += 1
+                continue
+            self.leases.revoke(SERVING, record.id)
+            self.leases.store_revocations(SERVING, "d1")
+        self.assertGreaterEqual(refused, count - MAX_KEYS)
+        self.assertLessEqual(len(self.changes()[1]), MAX_REMOVALS)
+
+    def test_a_full_disk_is_told_and_the_revocation_holds(self) -> None:
+        """It can be repeated, and is repeated by itself."""
+        self.fill_disk()
+        self.leases.revoke(SERVING, self.record.id)
+        for _ in range(2):
+            self.assertRaises(ServiceUnavailable, self.leases.store_revocations, SERVING, "d1")
+            self.refused()
+            self.renew()
+            self.assertEqual(self.leases.revoke(SERVING, self.record.id), "d1")
+        self.assertEqual(self.stored(), [])
+        self.disk.stop()
+        self.leases.remove_expired()
+        self.restart()
+        self.renew()
+        self.refused()
+
+    def test_a_damaged_file_brings_no_key_back(self) -> None:
+        """The keys of its owner do not work; those of others do."""
+        self.leases.revoke(SERVING, self.record.id)
+        self.leases.store_revocations(SERVING, "d1")
+        (file,) = self.stored()
+        self.directory.replace(file, b"{")
+        self.restart()
+        error = self.assertRaises(
+            BadConfiguration, self.leases.lease, SERVING, "d1", [self.record], 60, ACCEPTING
+        )
+        self.assertIn(file, error.message)
+        self.refused()
+        self.leases.lease(STRANGER, "d1", [], 60, ACCEPTING)
+
+    def test_what_has_waited_for_too_long_is_removed(self) -> None:
+        self.leases.revoke(SERVING, self.record.id)
+        self.leases.store_revocations(SERVING, "d1")
+        revocations = UnconfirmedRevocations(self.directory, b"instance secret", self.now)
+        self.time += REMOVAL_SECONDS - 1
+        revocations.remove_expired()
+        self.assertEqual(len(self.stored()), 1)
+        self.time += 1
+        revocations.remove_expired()
+        self.assertEqual(self.stored(), [])
+
+    def test_the_number_of_desktops_is_limited(self) -> None:
+        """Of those for which revocations wait; the others are not forgotten for another one."""
+        revocations = UnconfirmedRevocations(self.directory, b"instance secret", self.now)
+        for number in range(MAX_DESKTOPS):
+            revocations.save("tag", f"d{number}", {self.record.id: self.time + 9})
+        self.assertRaises(Conflict, revocations.save, "tag", "new", {self.record.id: 9.0})
+        self.assertEqual(list(revocations.load("tag", "d0")), [self.record.id])
+        revocations.save("tag", "d0", {})
+        revocations.save("tag", "new", {self.record.id: self.time + 9})
+
+    def test_desktops_that_come_and_go_bring_no_key_back(self) -> None:
+        """Whoever leases under a thousand names makes the cloud forget no revocation."""
+        self.leases.revoke(SERVING, self.record.id)
+        for number in range(1000):
+            self.leases.withdraw(SERVING, f"x{number - 1}")
+            self.leases.lease(SERVING, f"x{number}", [], 60, ACCEPTING)
+        self.renew()
+        self.refused()

@@ -15,13 +15,21 @@ from twisted.internet.task import Clock
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.auth.assignments import ASSIGNMENT_PATH
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.spawners.interfaces import ExitObservers, ProxyInstance, ResourceUsage
+from ctllm.cloud.spawners.interfaces import (
+    ExitObservers,
+    NameInUse,
+    ProxyInstance,
+    ResourceUsage,
+    is_waiting_id,
+)
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.http.message.head import get_header
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 
@@ -38,6 +46,7 @@ class FakeProxy:
         self.is_listening = is_listening
         self.is_hanging = False
         self.status = 200
+        self.assignments: list[str] = []
         self.health: dict[str, float] = {"exchanges": 0, "desktops": 0, "idle_seconds": 0}
         self.since_idle: Callable[[], float] | None = None
         self.request_count = 0
@@ -49,9 +58,19 @@ class FakeProxy:
         await request.read_body(0)
         if self.is_hanging:
             await Deferred()
+        if request.head.path == ASSIGNMENT_PATH:
+            self.accept(request)
+            return
         if self.since_idle is not None:
             self.health["idle_seconds"] = self.since_idle()
         request.respond(self.status, self.health)
+
+    def accept(self, request: ServerRequest) -> None:
+        """Accept an assignment, if it is the first one."""
+        token = get_header(request.head.headers, b"ctllm-assertion") or b""
+        self.assignments.append(token.decode())
+        is_first = len(self.assignments) == 1 and self.status == 200
+        request.respond(204 if is_first else 409 if self.status == 200 else self.status)
 
     def connect(self, factory: Any) -> Deferred[Any]:
         if not self.is_listening:
@@ -82,11 +101,18 @@ class FakeSpawner:
         self.error: Exception | None = None
         self.ensure_calls: Counter[str] = Counter()
         self.starts: Counter[str] = Counter()
+        self.completed_starts: Counter[str] = Counter()
+        self.completion_error: Exception | None = None
+        self.may_assign = True
+        self.assigned: dict[str, str] = {}
+        self.slow_assignment: Deferred[None] | None = None
+        self.assignment_error: Exception | None = None
         self.list_calls = 0
         self.slow_list: Deferred[None] | None = None
         self.listed: list[str] | None = None  # replaces the true list
         self.removals: Counter[str] = Counter()
         self.problem = ""
+        self.outdated: set[str] = set()
         self.usages: dict[str, ResourceUsage] = {}
 
     async def ensure_running(self, proxy_id: str) -> ProxyInstance:
@@ -103,10 +129,41 @@ class FakeSpawner:
         return self.instance(proxy_id)
 
     def instance(self, proxy_id: str, adopted: bool = False) -> ProxyInstance:
-        return ProxyInstance(proxy_id, f"unix:/{proxy_id}", START, adopted)
+        waiting_id = proxy_id if is_waiting_id(proxy_id) else self.assigned.get(proxy_id, "")
+        endpoint = f"unix:/{proxy_id}"
+        return ProxyInstance(proxy_id, endpoint, START, adopted, waiting_id=waiting_id)
+
+    def can_assign(self, waiting_id: str, proxy_id: str) -> bool:
+        return self.may_assign
+
+    async def assign(self, waiting_id: str, proxy_id: str) -> ProxyInstance:
+        if self.slow_assignment is not None:
+            await self.slow_assignment
+        if self.assignment_error is not None:
+            raise self.assignment_error
+        if proxy_id in self.proxies:
+            raise NameInUse("It runs.")
+        self.proxies[proxy_id] = self.proxies.pop(waiting_id)
+        self.assigned[proxy_id] = waiting_id
+        return self.instance(proxy_id)
+
+    @property
+    def waiting(self) -> list[str]:
+        """The proxies that nobody has."""
+        return [each for each in self.proxies if is_waiting_id(each)]
+
+    async def start_completed(self, proxy_id: str) -> None:
+        assert self.proxies[proxy_id].request_count, "It has not responded."
+        self.completed_starts[proxy_id] += 1
+        if self.completion_error is not None:
+            raise self.completion_error
+
+    def is_outdated(self, proxy_id: str) -> bool:
+        return proxy_id in self.outdated
 
     async def remove(self, proxy_id: str) -> None:
         self.removals[proxy_id] += 1
+        self.outdated.discard(proxy_id)
         if proxy_id in self.slow_removals:
             await self.slow_removals.pop(proxy_id)
         self.proxies.pop(proxy_id, None)
@@ -157,6 +214,7 @@ class ProxyManagerCase(SynchronousTestCase):
             self.settings,
             AuditLog(self.state, self.now),
             self.metrics,
+            lambda waiting_id, proxy_id: f"{waiting_id} is {proxy_id}",
             self.spawner.connect,
             self.now,
             self.revocation_time,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,7 +17,7 @@ class StartLimiterTests(SynchronousTestCase):
         self.limiter = StartLimiter(self.clock, 2)
 
     def acquire(self) -> Deferred[Callable[[], None]]:
-        return Deferred.fromCoroutine(self.limiter.acquire())
+        return self.limiter.acquire()
 
     def test_a_released_slot_goes_to_the_next_caller(self) -> None:
         release = self.successResultOf(self.acquire())
@@ -39,9 +39,23 @@ class StartLimiterTests(SynchronousTestCase):
     def test_expected_wait_follows_from_past_durations_and_the_queue(self) -> None:
         release = self.successResultOf(self.acquire())
         self.successResultOf(self.acquire())
-        self.assertEqual(self.limiter.expected_wait, 0)
+        first = self.acquire()
+        self.assertEqual(self.limiter.expected_wait(first), 0)  # nothing is known yet
         self.clock.advance(40)
         release()
-        for _ in range(31):
-            self.acquire()
-        self.assertEqual(self.limiter.expected_wait, 31 * 10 // 2)
+        self.assertEqual(self.limiter.expected_wait(first), 0)  # it has its slot
+        waiting = [self.acquire() for _ in range(30)]
+        self.assertEqual(
+            [self.limiter.expected_wait(each) for each in (waiting[0], waiting[-1])],
+            [10 // 2, 30 * 10 // 2],
+        )
+
+    def test_who_cancels_leaves_the_queue(self) -> None:
+        """The next one has its place."""
+        release = self.successResultOf(self.acquire())
+        self.successResultOf(self.acquire())
+        first, second = self.acquire(), self.acquire()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        release()
+        self.successResultOf(second)

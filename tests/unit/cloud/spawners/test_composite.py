@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.spawners.composite import CompositeSpawner, select_spawner, survives_restart
-from ctllm.cloud.spawners.interfaces import ProxyInstance, ResourceUsage
+from ctllm.cloud.spawners.interfaces import ProxyInstance, ResourceUsage, new_waiting_id
 from ctllm.errors import ProxyUnavailable
 from tests.unit.cloud.proxies.manager_case import A, B, C, FakeProxy, FakeSpawner, ProxyManagerCase
 
@@ -54,6 +54,22 @@ class CompositeSpawnerTests(SynchronousTestCase):
         self.run_on(B, "process")
         self.assertEqual((self.where(A), self.where(B)), (["docker"], ["process"]))
         self.assertEqual(self.docker.starts[A], 1)
+
+    def test_a_user_gets_a_waiting_proxy_only_of_the_spawner_of_their_tier(self) -> None:
+        waiting = new_waiting_id()
+        self.run_on(waiting)
+        self.spawner.select(A, "docker")
+        self.assertFalse(self.spawner.can_assign(waiting, A))
+        self.run_on(B, "docker")
+        self.assertFalse(self.spawner.can_assign(waiting, B))
+        self.assertTrue(self.spawner.can_assign(waiting, C))
+        self.process.may_assign = False
+        self.assertFalse(self.spawner.can_assign(waiting, C))
+        instance = self.successResultOf(Deferred.fromCoroutine(self.spawner.assign(waiting, C)))
+        self.assertEqual((instance.id, self.where(C), self.where(waiting)), (C, ["process"], []))
+        self.process.exit_observers.notify(C, "gone")
+        self.run_on(C)
+        self.assertEqual(self.where(C), ["process"])
 
     def test_a_container_that_could_not_be_removed_is_removed_later(self) -> None:
         self.run_on(A, "docker")

@@ -16,6 +16,7 @@ from ctllm.cloud.spawners.exit_watcher import (
     ExitWatcher,
     RunningContainer,
 )
+from ctllm.cloud.spawners.interfaces import new_waiting_id
 from ctllm.common.exit_codes import OUT_OF_MEMORY_MESSAGE
 from tests.unit.cloud.proxies.manager_case import A, B
 
@@ -99,10 +100,19 @@ class ExitWatcherTests(SynchronousTestCase):
 
     def test_ignores_events_of_other_containers(self) -> None:
         self.watcher.unwatch(B)
-        for values in (("die", A, "0"), ("die", B, "2"), ("destroy", "ctllm-proxy-x", "1"),
-                     ("die", "", "1")):  # fmt: skip
+        for values in (("die", A, "0"), ("die", B, "2"), ("destroy", "ctllm-proxy-x", "3")):
             self.send(*values)
         self.assertEqual(self.exits, [])
+
+    def test_reports_the_exit_of_a_renamed_container_by_its_new_name(self) -> None:
+        """Docker does not change the label, which names a proxy that waited."""
+        waiting = new_waiting_id()
+        self.watcher.watch(waiting, RunningContainer("3", 13))
+        self.watcher.rename(waiting, "ctllm-proxy-" + "c" * 32)
+        self.send("die", waiting, "3", exitCode="1")
+        self.assertEqual(
+            self.exits, [("ctllm-proxy-" + "c" * 32, "its container exited with code 1")]
+        )
 
     def test_reports_exits_that_happened_while_disconnected(self) -> None:
         self.docker.is_unavailable = True

@@ -22,6 +22,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
+from ctllm.cloud.spawners.interfaces import NameInUse, new_waiting_id
 from ctllm.cloud.spawners.listen_addresses import ListenAddresses, LoopbackPorts, UnixSockets
 from ctllm.cloud.spawners.process import (
     MAX_LOG_LINE_BYTES,
@@ -147,7 +148,9 @@ class ProcessCase(TestCase):
     def start_manager(self, spawner: ProcessSpawner) -> ProxyManager:
         settings = Cloud(proxy_health_interval_seconds=1)
         return self.start_service(
-            ProxyManager(spawner, cast(Any, reactor), settings, AuditLog(None), Metrics())
+            ProxyManager(
+                spawner, cast(Any, reactor), settings, AuditLog(None), Metrics(), lambda *ids: ""
+            )
         )
 
     def directories(self) -> list[str]:
@@ -189,6 +192,26 @@ class ProcessTests(ProcessCase):
         self.assertEqual((await spawner.inspect(A), list(await spawner.list())), (None, []))
         self.assertEqual(self.directories(), [])
         await spawner.remove(A)
+
+    @coroutine_test
+    async def test_a_process_that_waits_becomes_that_of_a_user(self) -> None:
+        """Its socket stays, and its exit is that of the user's proxy."""
+        spawner, waiting = self.start_spawner(), new_waiting_id()
+        dead: Deferred[tuple[str, str]] = Deferred()
+        spawner.add_exit_observer(lambda proxy_id, reason: dead.callback((proxy_id, reason)))
+        before = await spawner.ensure_running(waiting)
+        self.assertTrue(spawner.can_assign(waiting, A))
+        instance = await spawner.assign(waiting, A)
+        self.assertEqual((instance.id, instance.waiting_id), (A, waiting))
+        self.assertEqual(instance.endpoint, before.endpoint)
+        self.assertIs(await spawner.ensure_running(A), instance)
+        self.assertFalse(spawner.can_assign(waiting, A))
+        with self.assertRaises(NameInUse):
+            await spawner.assign(waiting, A)
+        with self.assertRaises(ProxyUnavailable):
+            await spawner.assign(waiting, B)
+        os.kill(self.pid(spawner), signal.SIGKILL)
+        self.assertEqual(await dead, (A, "it was ended by SIGKILL"))
 
     @coroutine_test
     async def test_the_endpoint_reaches_the_proxy(self) -> None:

@@ -57,8 +57,8 @@ class SocketMountCase(SynchronousTestCase):
         (found,) = (self.state / "sockets").iterdir()
         return found
 
-    def provision(self) -> ContainerConnectivity:
-        return self.successResultOf(Deferred.fromCoroutine(self.mount.provision(A)))
+    def prepare(self) -> ContainerConnectivity:
+        return self.successResultOf(Deferred.fromCoroutine(self.mount.prepare(A)))
 
     def container_started(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self.mount.container_started(A))
@@ -84,14 +84,14 @@ class SocketMountCase(SynchronousTestCase):
         return stat.S_IMODE(self.directory().stat().st_mode)
 
     def seal(self) -> None:
-        self.provision()
+        self.prepare()
         self.listen()
         self.successResultOf(self.container_started())
 
 
 class SocketMountTests(SocketMountCase):
     def test_seals_the_directory_once_the_socket_exists(self) -> None:
-        connectivity = self.provision()
+        connectivity = self.prepare()
         self.assertEqual((connectivity.group, self.mode()), (os.getegid(), 0o770))
         self.assertEqual(connectivity.host_config["NetworkMode"], "none")
         sealing = self.container_started()
@@ -105,7 +105,7 @@ class SocketMountTests(SocketMountCase):
         self.assertEqual(list((self.state / "sockets").iterdir()), [])
 
     def test_cancelling_leaves_no_timer_and_no_descriptor(self) -> None:
-        self.provision()
+        self.prepare()
         before = len(os.listdir("/proc/self/fd"))
         sealing = self.container_started()
         sealing.addErrback(lambda _: None)
@@ -114,7 +114,7 @@ class SocketMountTests(SocketMountCase):
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_endpoint_requires_a_sealed_directory_and_no_network(self) -> None:
-        self.provision()
+        self.prepare()
         self.assertEqual(self.mount.endpoint(A, container_in(none=1)), "")
         self.listen()
         self.assertEqual(
@@ -127,7 +127,7 @@ class SocketMountTests(SocketMountCase):
         self.assertEqual(self.mount.endpoint(A, container_in(x=1)), "")
 
     def test_proxy_socket_requires_a_process_of_the_container(self) -> None:
-        self.provision()
+        self.prepare()
         found = self.mount.proxy_socket(A, container_in(none=1))
         self.assertEqual(found.path, f"{self.directory()}/proxy.sock")
         self.assertEqual((found.uid, found.pid, found.container_id), (CONTAINER_USER, 0, "c0ffee"))
@@ -147,6 +147,46 @@ class CheckHostTests(SynchronousTestCase):
         self.assertIn("network = bridge", message)
 
 
+class SharedDirectoryTests(SocketMountCase):
+    """A directory that the cloud shares with a reverse proxy of its group."""
+
+    def shared_mount(self, mode: int) -> SocketMount:
+        directory = self.state / "shared"
+        directory.mkdir()
+        directory.chmod(mode)
+        return SocketMount(self.state, self.clock, shared_dir=directory)
+
+    def test_directories_are_in_it_and_its_mode_remains(self) -> None:
+        mount = self.shared_mount(0o710)
+        mount.check_host()
+        provisioning = Deferred.fromCoroutine(mount.prepare(A))
+        self.assertEqual(self.successResultOf(provisioning).group, CLOUD_USER)
+        (found,) = (self.state / "shared").iterdir()
+        self.assertEqual(found.stat().st_gid, CLOUD_USER)
+        self.assertEqual(stat.S_IMODE((self.state / "shared").stat().st_mode), 0o710)
+
+    def test_refuses_one_that_others_can_enter_or_its_group_change(self) -> None:
+        mount = self.shared_mount(0o710)
+        for mode in (0o711, 0o730, 0o750, 0o704):
+            (self.state / "shared").chmod(mode)
+            message = self.assertRaises(BadConfiguration, mount.check_host).message
+            self.assertIn("sockets_dir", message)
+            self.assertIn("chmod 0710", message)
+
+    def test_refuses_one_of_another_user_a_link_and_a_missing_one(self) -> None:
+        mount = self.shared_mount(0o710)
+        os.seteuid(0)
+        os.chown(self.state / "shared", 0, CLOUD_USER)
+        os.seteuid(CLOUD_USER)
+        message = self.assertRaises(BadConfiguration, mount.check_host).message
+        self.assertIn(f"chown {CLOUD_USER}", message)
+        (self.state / "link").symlink_to(self.state / "sockets")
+        for name, expected in (("link", "chmod"), ("missing", "install -d")):
+            mount = SocketMount(self.state, self.clock, shared_dir=self.state / name)
+            message = self.assertRaises(BadConfiguration, mount.check_host).message
+            self.assertIn(expected, message)
+
+
 class MaliciousContainerTests(SocketMountCase):
     """Containers that create something else, or whose directory is not sealed."""
 
@@ -159,7 +199,7 @@ class MaliciousContainerTests(SocketMountCase):
         self.assertEqual(list((self.state / "sockets").iterdir()), [])
 
     def test_refuses_a_symbolic_link_to_a_socket(self) -> None:
-        self.provision()
+        self.prepare()
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(self.state / "other"))
         self.give_to_container(self.state / "other")
@@ -171,17 +211,17 @@ class MaliciousContainerTests(SocketMountCase):
         self.assertTrue((self.state / "other").is_socket())
 
     def test_refuses_a_second_file(self) -> None:
-        self.provision()
+        self.prepare()
         self.listen()
         self.listen("x")
         self.assert_refused()
 
     def test_refuses_a_socket_of_another_user_and_a_file(self) -> None:
-        self.provision()
+        self.prepare()
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(self.directory() / "proxy.sock"))
         self.assert_refused()
-        self.provision()
+        self.prepare()
         (self.directory() / "proxy.sock").touch()
         self.give_to_container(self.directory() / "proxy.sock")
         self.assert_refused()
@@ -201,7 +241,7 @@ class MaliciousContainerTests(SocketMountCase):
         self.assertEqual(self.mount.endpoint(A, container_in(none=1)), "")
 
     def test_does_not_follow_a_symbolic_link_to_a_directory(self) -> None:
-        self.provision()
+        self.prepare()
         directory, other = self.directory(), self.state / "other"
         other.mkdir(mode=0o750)
         (other / "precious").touch()
@@ -214,7 +254,7 @@ class MaliciousContainerTests(SocketMountCase):
         self.assertTrue((other / "precious").exists())
 
     def test_renames_a_directory_that_it_cannot_remove(self) -> None:
-        self.provision()
+        self.prepare()
         inner = self.directory() / "inner"
         inner.mkdir()
         (inner / "x").touch()
@@ -224,4 +264,4 @@ class MaliciousContainerTests(SocketMountCase):
         (renamed,) = (self.state / "sockets").iterdir()
         self.assertTrue(renamed.name.startswith("left-"))
         self.assertEqual([event["path"] for event in events if "path" in event], [str(renamed)])
-        self.provision()
+        self.prepare()

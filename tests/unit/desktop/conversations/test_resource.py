@@ -30,18 +30,20 @@ class ResourceCase(TestCase):
 
     def setUp(self) -> None:
         """Store nothing yet."""
+        self.conversations = self.make_conversations()
+        self.resource = ConversationsResource(
+            lambda: self.conversations, max_document=1000, max_buffered=2500
+        )
+
+    def make_conversations(self) -> Conversations:
+        """Make those of a user."""
         directory = Path(self.mktemp())
         key = ConversationKey(directory, SecretStores([MemoryStore("file")], ["file"]))
 
         def run(function: Callable[[], Any]) -> Deferred[Any]:
             return succeed(function())
 
-        self.conversations = Conversations(
-            key, lambda key: ConversationStore(directory, key), cast(Any, run)
-        )
-        self.resource = ConversationsResource(
-            self.conversations, max_document=1000, max_buffered=2500
-        )
+        return Conversations(key, lambda key: ConversationStore(directory, key), cast(Any, run))
 
     def start(
         self, method: str, path: str, headers: dict[str, str]
@@ -139,6 +141,19 @@ class ResourceTests(ResourceCase):
         self.assertEqual([cast(Any, sink).head.status for _, sink in started], [200, 200, 200, 503])
         for request, _ in started:
             request.resume_response()
+        self.assertEqual(self.send("GET", f"/{A}")[0], 200)
+
+    def test_a_request_keeps_to_the_user_for_whom_it_began(self) -> None:
+        """However long its body takes, and whoever logs in meanwhile."""
+        started, _ = self.start("PUT", f"/{A}", {"If_None_Match": "*"})
+        listing, listed = self.start("GET", "", {})
+        former, self.conversations = self.conversations, self.make_conversations()
+        started.write(b"{}")
+        started.finish()
+        self.assertEqual(self.send("GET")[2]["conversations"], [])
+        listing.finish()
+        self.assertIn(A.encode(), cast(Any, listed).data)
+        self.conversations = former
         self.assertEqual(self.send("GET", f"/{A}")[0], 200)
 
     def test_a_desktop_that_stores_none_says_so(self) -> None:

@@ -52,9 +52,11 @@ class LoopbackApiTests(SynchronousTestCase):
         self.sessions = LoopbackSessions(self.clock.seconds)
         self.ollama, self.resources = FakeUpstream(), FakeUpstream()
         self.local_resource = FakeUpstream()
+        self.user_id = "local"
         self.api = LoopbackApi(
             self.sessions,
             lambda: {"id": "d" * 32},
+            lambda: self.user_id,
             self.clock,
             self.resources,
             (),
@@ -149,6 +151,26 @@ class LoopbackApiTests(SynchronousTestCase):
             self.assertEqual(self.send("POST /ctllm/session", body), 400, body)
         form = "application/x-www-form-urlencoded"
         self.assertEqual(self.send("POST /ctllm/session", None, Content_Type=form), 415)
+
+    def test_a_session_ends_when_another_user_logs_in(self) -> None:
+        """Before anything of that user can be read with it; codes of the former one, too."""
+        own = self.log_in()
+        code = self.sessions.create_code()
+
+        def switch() -> str:
+            self.sessions.close_all()
+            return "local-2"
+
+        self.api._get_user_id = switch
+        self.assertEqual(self.send("GET /ctllm/desktop/conversations", **own), 401)
+        self.assertEqual(self.resources.requests, [])
+        body = {"client": "browser", "invite": code}
+        self.assertEqual(self.send("POST /ctllm/session", body), 401)
+        self.api._get_user_id = lambda: "local-2"
+        own = self.log_in()
+        self.assertEqual(self.json["user"]["id"], "local-2")
+        self.assertEqual(self.send("GET /ctllm/session", **own), 200)
+        self.assertEqual(self.json["user"]["id"], "local-2")
 
     def test_a_session_lists_this_desktop_and_ends(self) -> None:
         token = self.log_in()

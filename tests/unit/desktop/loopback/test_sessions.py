@@ -68,6 +68,13 @@ class LoopbackSessionsTests(SynchronousTestCase):
         self.assertRaises(Unauthorized, self.sessions.verify, token)
         self.sessions.verify(other)
 
+    def test_all_sessions_and_codes_end_at_once(self) -> None:
+        token = self.sessions.redeem(self.sessions.create_code())
+        code = self.sessions.create_code()
+        self.sessions.close_all()
+        self.assertRaises(Unauthorized, self.sessions.verify, token)
+        self.assertRaises(Unauthorized, self.sessions.redeem, code)
+
     def test_a_session_ends_some_time_after_its_last_use(self) -> None:
         token = self.begin()
         for _ in range(2):

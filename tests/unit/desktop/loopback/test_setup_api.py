@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import segno
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -69,7 +70,7 @@ class SetupApiTests(SynchronousTestCase):
         clock = Clock()
         self.setup_api = SetupApi(lambda: self.status, logins, self.files, clock)
         sessions = LoopbackSessions(clock.seconds)
-        api = LoopbackApi(sessions, dict, clock, None, self.setup_api.routes)
+        api = LoopbackApi(sessions, dict, str, clock, None, self.setup_api.routes)
         self.token = sessions.redeem(sessions.create_code())
         self.factory = HttpServerFactory(api.handle, clock)
 
@@ -127,6 +128,18 @@ class SetupApiTests(SynchronousTestCase):
         self.logins.end(LoginEnded(CLOUD, "ada"))
         self.assertEqual(self.login()["state"], "complete")
         self.assertIn("ada", self.login()["message"])
+
+    def test_a_link_that_any_device_may_open_has_a_qr_code(self) -> None:
+        """Not one that this machine has to open, nor one that is too long for a camera."""
+        self.log_in()
+        rows = segno.make_qr(CODE.link, error="l", boost_error=False).matrix_iter(border=4)
+        expected = ["".join(str(int(bool(each))) for each in row) for row in rows]
+        self.assertEqual(self.json["qr_code"], expected)
+        self.assertEqual(self.login()["qr_code"], expected)
+        for state, link in (("browser", CODE.link), ("code", f"{CODE.link}/{'x' * 500}")):
+            self.logins.begun = LoginBegun(state, code="A", link=link)  # type: ignore[arg-type]
+            self.log_in()
+            self.assertEqual((self.json["url"], self.json["qr_code"]), (link, []))
 
     def test_a_login_that_fails_later_says_why(self) -> None:
         self.log_in()

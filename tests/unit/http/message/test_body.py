@@ -59,6 +59,29 @@ class ChunkedReaderTests(SynchronousTestCase):
         )
         body.feed_eof()
 
+    @given(
+        st.lists(
+            st.sampled_from((b"a\n", b"\r\n", b"\r", b"2\r\nok\r\n", b"0\r\n\r\n", b"x" * 99)),
+            max_size=20,
+        ),
+        st.sampled_from((b"%X", b"%x", b"%04x", b"%09x", b"%x ", b"%x;name=value")),
+        st.lists(st.integers(0, 3000), max_size=3),
+    )
+    def test_many_chunks_in_a_read_are_decoded_like_one_by_one(
+        self, chunks: list[bytes], size: bytes, cuts: list[int]
+    ) -> None:
+        encoded = b"".join(b"%b\r\n%b\r\n" % (size % len(chunk), chunk) for chunk in chunks)
+        body = ChunkedReader()
+        payload = feed_all(body, encoded + b"0\r\n\r\n", cuts)
+        self.assertEqual(payload, b"".join(chunks))
+        body.feed_eof()
+
+    def test_refuses_a_wrong_size_among_many_chunks(self) -> None:
+        whole = b"2\r\na\n\r\n"
+        for wrong in (b"3", b"1", b"-2", b"+2", b"0x2", b" 2", b"2_", b"", b"\n2", b"2\n"):
+            with self.subTest(wrong), self.assertRaises(BadFraming):
+                ChunkedReader().feed(whole * 3 + wrong + whole[1:] + whole * 3)
+
     def test_returns_complete_chunks_of_one_read_at_once_and_holds_back_a_partial_one(self) -> None:
         body = ChunkedReader()
         self.assertEqual(body.feed(b"2\r\na\n\r\n2\r\nb\n\r\n2\r\nc"), b"a\nb\n")

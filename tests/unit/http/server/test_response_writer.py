@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ctllm.errors import (
@@ -38,6 +39,25 @@ class ResponseWriterTests(ServerCase):
             self.assertIn(b"\r\nCtllm-Model: " + encoded + b"\r\n", written)
             self.assertIn(b"\r\nX-Mine: " + encoded + b"\r\n", written)
             self.assertEqual(self.transport.closed, "")
+
+    def test_own_responses_have_one_date_and_relayed_ones_that_of_the_upstream(self) -> None:
+        """RFC 9110, section 6.6.1."""
+        date = rb"\r\nDate: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\r\n"
+        for respond in (
+            lambda request: request.respond(200, {}),
+            lambda request: request.respond(204),
+            lambda request: request.fail(Unauthorized("no")),
+        ):
+            self.setUp()
+            self.receive(CHAT)
+            respond(self.requests[0])
+            written = self.take_written()
+            self.assertEqual(len(re.findall(date, written)), 1, written)
+        for headers in ((), ((b"Date", b"Sun, 06 Nov 1994 08:49:37 GMT"),)):
+            self.setUp()
+            self.receive(CHAT)
+            self.requests[0].write_head(ResponseHead(200, b"", headers))
+            self.assertEqual(len(re.findall(date, self.take_written())), len(headers))
 
     def test_every_status_has_a_reason_phrase(self) -> None:
         for error_class, line in (

@@ -6,21 +6,32 @@ from typing import Any, cast
 
 import txaio
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.errors import DesktopLost, ProtocolViolation
+from ctllm.errors import DesktopLost, ProtocolViolation, Unauthorized
 from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.tunnel.frames import Desktop
+from ctllm.tunnel.frames import Desktop, Reason
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
 from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory, ProxyWebSocketFactory
-from ctllm.tunnel.websocket.protocols import BridgeWebSocket, ProxyWebSocket
-from tests.unit.fakes import FakeRequestSink, FakeResponseSink
+from ctllm.tunnel.websocket.protocols import (
+    ENDED_ACCESS_GRACE,
+    BridgeWebSocket,
+    ProxyWebSocket,
+)
+from tests.unit.fakes import FakeRequestSink, FakeResponseSink, MemoryTransport
 
 PING_INTERVAL, PING_TIMEOUT = 20.0, 10.0
 POST = RequestHead(b"POST", b"/api/chat")
+UPGRADE = (
+    b"GET /ws/tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    b"Sec-WebSocket-Protocol: ctllm.tunnel.v1\r\n\r\n"
+)
 
 
 class Transport(FakeTransport):
@@ -240,3 +251,64 @@ class ClosingTests(Case):
         self.assertIsInstance(sink.outcome, DesktopLost)
         self.wait(60)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class EndedAccessTests(Case):
+    """A tunnel whose user's access ends."""
+
+    ERROR = Unauthorized("You are logged out.")
+
+    def test_both_ends_are_told_why_at_once(self) -> None:
+        sink, byes = self.start_request(), list[Reason]()
+        self.responder.add_bye_observer(byes.append)
+        self.streams[0].write_head(ResponseHead(200))
+        self.settle()
+        self.proxy.end_access(self.ERROR)
+        self.assertIsInstance(sink.outcome, DesktopLost)
+        self.assertIn("You are logged out.", str(sink.outcome))
+        self.settle()
+        self.assertEqual(byes, [Reason("unauthenticated", "You are logged out.")])
+        error = self.requests[0].calls[-1]
+        self.assertIsInstance(error, DesktopLost)
+        self.assertIn("You are logged out.", str(error))
+        self.assertEqual([code for code, _ in self.closings], [1001])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nothing_is_relayed_meanwhile(self) -> None:
+        """Neither what was on the way nor what a hostile desktop sends."""
+        sink = self.start_request()
+        self.streams[0].write_head(ResponseHead(200))
+        self.streams[0].write(b"late")
+        self.clock.advance(0)
+        self.proxy.end_access(self.ERROR)
+        self.assertFalse(self.initiator.is_established)
+        self.bridge.sendMessage(bytes(21), isBinary=True)
+        self.settle()
+        self.assertEqual((sink.head, bytes(sink.body)), (None, b""))
+        self.assertIsInstance(sink.outcome, DesktopLost)
+
+    def test_a_desktop_that_does_not_close_its_end_is_cut_off(self) -> None:
+        self.start_request()
+        self.proxy.pauseProducing()  # it does not read either
+        self.proxy.end_access(self.ERROR)
+        self.clock.advance(ENDED_ACCESS_GRACE - 0.1)
+        self.proxy.end_access(self.ERROR)
+        self.assertFalse(self.pump.serverIO.disconnecting)
+        self.clock.advance(0.1)
+        self.assertTrue(self.pump.serverIO.disconnecting)
+
+    def test_a_connection_before_hello_or_in_its_handshake_closes_too(self) -> None:
+        for is_open in (True, False):
+            clock: Any = self.clock
+            factory = ProxyWebSocketFactory(
+                clock, self.first_message_received, PING_INTERVAL, PING_TIMEOUT
+            )
+            socket, wire = factory.buildProtocol(None), MemoryTransport()
+            socket.makeConnection(wire)
+            if is_open:
+                socket.dataReceived(UPGRADE)
+            socket.end_access(self.ERROR)
+            self.clock.advance(ENDED_ACCESS_GRACE)
+            self.assertEqual(wire.closed, "abort")
+            socket.connectionLost(Failure(ConnectionAborted()))
+            self.assertEqual(factory.open_connections, 0)

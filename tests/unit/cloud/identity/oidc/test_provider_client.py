@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,7 +17,6 @@ from ctllm.cloud.identity.oidc.provider_client import (
     REQUEST_TIMEOUT,
     FetchedKeys,
     ProviderClient,
-    endpoint_for_url,
 )
 from ctllm.errors import BadGateway
 from ctllm.http.message.head import get_header
@@ -107,6 +105,15 @@ class FetchTests(ClientCase):
         self.responses["/new"] = (200, KEYS, ())
         self.assertEqual(self.fetched().entity_tag, b"")
 
+    def test_knows_the_metadata_while_the_provider_is_down(self) -> None:
+        """A failure of the keys alone must not keep anybody from logging in."""
+        self.fetched()
+        self.responses = dict.fromkeys(self.responses, (503, None, ()))
+        self.assertIn("503", self.refused())
+        self.assertIn("503", self.refused())
+        known = self.successResultOf(self.run_request(self.client.metadata()))
+        self.assertEqual(known.jwks_uri, "https://keys.example/keys?x=1")
+
     def test_sends_a_form_with_its_length(self) -> None:
         self.responses["/token"] = (400, b'{"error":"invalid_grant"}', ())
         url = "https://login.example/token"
@@ -162,10 +169,3 @@ class HostileProviderTests(ClientCase):
     def test_an_unreachable_provider_is_named(self) -> None:
         self.served.refusal = OSError("no route")
         self.assertIn("login.example", self.refused())
-
-
-class EndpointTests(SynchronousTestCase):
-    def test_only_loopback_issuers_are_reached_without_tls(self) -> None:
-        self.assertIsInstance(endpoint_for_url("http://127.0.0.1:5/", Clock()), HostnameEndpoint)
-        secured = endpoint_for_url("https://login.example/keys", Clock())
-        self.assertNotIsInstance(secured, HostnameEndpoint)

@@ -153,6 +153,64 @@ class ReaderTests(GenerationCase):
         self.assertEqual(received + sink.data, b"".join(chunks))
         self.assertTrue(sink.is_finished)
 
+    def test_the_head_is_not_held_up_by_a_pause(self) -> None:
+        sink, reader = self.add_reader()
+        reader.pause_response()
+        self.generation.write_head(HEAD)
+        self.generation.write(b"one\n")
+        self.assertEqual((sink.head, sink.data), (HEAD, b""))
+
+    def test_a_pause_before_the_request_is_complete_holds(self) -> None:
+        self.generation.write_head(HEAD)
+        self.generation.write(b"one\n")
+        sink: Any = FakeResponseSink()
+        reader = self.generation.add_reader(sink, 0)
+        reader.pause_response()
+        reader.finish()
+        self.assertEqual((sink.head, sink.data), (HEAD, b""))
+        reader.resume_response()
+        self.assertEqual(sink.data, b"one\n")
+
+    @given(st.lists(st.lists(st.sampled_from(("pause", "resume")), max_size=3), max_size=9))
+    def test_a_sink_may_pause_and_resume_while_it_is_written_to(
+        self, reactions: list[list[str]]
+    ) -> None:
+        """Each byte arrives once, in order, and none within the writing of another."""
+        self.make()
+        self.generation.write_head(HEAD)
+        response = bytes(index // PIECE for index in range(5 * PIECE))
+        self.generation.write(response)
+        sink = _ReactingSink(reactions)
+        sink.reader = reader = self.generation.add_reader(sink, 0)
+        reader.finish()
+        self.generation.finish()
+        while not sink.is_finished:
+            reader.resume_response()
+            reader.pause_response()
+        self.assertEqual(sink.data, response)
+
+
+class _ReactingSink(FakeResponseSink):
+    """Pauses and resumes the response from within `write`."""
+
+    def __init__(self, reactions: list[list[str]]) -> None:
+        super().__init__()
+        self.reader: Reader | None = None
+        self._reactions = reactions
+        self._is_writing = False
+
+    def write(self, data: bytes) -> None:
+        """Receive data, and react."""
+        assert not self._is_writing and self.reader is not None
+        self._is_writing = True
+        for reaction in self._reactions.pop(0) if self._reactions else ():
+            if reaction == "pause":
+                self.reader.pause_response()
+            else:
+                self.reader.resume_response()
+        self._is_writing = False
+        super().write(data)
+
 
 class EndTests(GenerationCase):
     """How generations end."""

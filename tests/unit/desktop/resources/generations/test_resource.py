@@ -32,7 +32,7 @@ class ResourceCase(SynchronousTestCase):
 
     def make(self, limits: GenerationLimits) -> None:
         self.registry = GenerationRegistry(self.start, self.clock, lambda: 1.5e9, limits)
-        self.resource = GenerationsResource(self.registry, max_body=1000)
+        self.resource = GenerationsResource(lambda: self.registry, max_body=1000)
 
     def start(self, head: RequestHead, sink: Any) -> Any:
         if self.refusal is not None:
@@ -299,6 +299,19 @@ class TimeTests(ResourceCase):
             self.post(f"{index:032x}")
             self.respond().finish()
         self.assertEqual(len(self.listed()), 2)
+
+    def test_a_request_that_began_before_the_close_starts_nothing(self) -> None:
+        """Another user may have logged in, who has the registry that follows."""
+        sink: Any = FakeResponseSink()
+        request = self.resource.start_request(RequestHead(b"POST", PATH.encode(), ()), sink)
+        self.registry.close()
+        closed = self.registry
+        self.make(GenerationLimits())
+        body = {"id": ID, "path": "/api/chat", "request": {"model": "m", "messages": []}}
+        request.write(json.encode(body))
+        request.finish()
+        self.assertEqual((sink.error.code, self.ollama), ("gone", []))
+        self.assertEqual((self.listed(), closed.list()), ([], []))
 
     def test_close_cancels_all(self) -> None:
         self.post()

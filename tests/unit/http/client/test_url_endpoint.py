@@ -20,8 +20,8 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ctllm.desktop import cloud_endpoint as module
-from ctllm.desktop.cloud_endpoint import MAX_CONNECT_RESPONSE, ConnectFailed, endpoint_for_url
+from ctllm.http.client import url_endpoint as module
+from ctllm.http.client.url_endpoint import MAX_CONNECT_RESPONSE, ConnectFailed, endpoint_for_url
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.fakes import FakeEndpoint, MemoryTransport
 
@@ -124,7 +124,9 @@ class ProxyTests(CloudEndpointCase):
         for answer, words in (
             (b"HTTP/1.1 403 Not \x1b[2Jhere\r\n\r\n", ["403 Not \ufffd[2Jhere", "cloud.example:"]),
             (b"HTTP/1.0 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n", ["407", "user:password@"]),
-            (b"HTTP/1.1 502\r\n\r\n", ["(502)"]),
+            (b"HTTP/1.1 403 No\r\n\r\n", ["ask its administrator"]),
+            (b"HTTP/1.1 502\r\n\r\n", ["(502)", "cannot reach this address"]),
+            (b"HTTP/1.1 418 Tea\r\n\r\n", ["(418 Tea)"]),
             (b"SSH-2.0-x\r\n\r\n", ["is not an HTTP proxy"]),
             (b"HTTP/1.1 200 " + b"x" * MAX_CONNECT_RESPONSE, ["too large"]),
         ):
@@ -136,6 +138,20 @@ class ProxyTests(CloudEndpointCase):
             self.assertEqual((wire.closed, self.protocols), ("abort", []))
             wire.deliver_abort()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_says_that_the_password_was_refused_without_showing_it(self) -> None:
+        connecting, wire = self.connect_to_proxy("https://cloud.example")
+        wire.protocol.dataReceived(b"HTTP/1.1 407 alice:secret YWxpY2U6c2VjcmV0\r\n\r\n")
+        said = self.failure_of(connecting)
+        self.assertIn("http://proxy.example:3128 does not accept the user and password", said)
+
+    def test_a_proxy_that_sends_a_byte_now_and_then_times_out(self) -> None:
+        connecting, wire = self.connect_to_proxy()
+        for _ in range(3):
+            self.assertNoResult(connecting)
+            wire.protocol.dataReceived(b"H")
+            self.clock.advance(HANDSHAKE_TIMEOUT / 3)
+        self.assertIn("does not respond", self.failure_of(connecting))
 
     def test_times_out_a_proxy_without_response(self) -> None:
         connecting, wire = self.connect_to_proxy()

@@ -1,4 +1,4 @@
-"""`ctllm.cloud.browser_login.sealed_tokens`: tokens of providers at rest."""
+"""`ctllm.cloud.identity.sealed_tokens`: tokens of providers at rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
+from ctllm.cloud.identity.sealed_tokens import TokenSealer
 
 SEALER = TokenSealer(bytes(range(32)))
 

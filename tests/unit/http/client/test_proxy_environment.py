@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.proxy_environment import HttpProxy, is_loopback, proxy_for
+from ctllm.http.client.proxy_environment import HttpProxy, is_loopback, proxy_for
 
 CLOUD = "https://cloud.example"
 P = "http://proxy.example:3128"

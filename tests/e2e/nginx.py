@@ -1,0 +1,115 @@
+"""nginx in front of a cloud, with the templates of containers/nginx-proxy, as plain HTTP."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.ports import free_port
+
+TEMPLATES = Path(__file__).parents[2] / "containers/nginx-proxy/templates"
+#: As in the container: a folder that the templates name.
+INSTALLED = "/run/nginx"
+START_TIMEOUT = 10.0
+SERVERS = """
+server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    include {folder}/headers.conf;
+    include {folder}/refusal_locations.conf;
+    location / {{ error_page 418 = @ctllm; return 418; }}
+    include {folder}/direct_routes.conf;
+}}
+"""
+
+
+class Nginx:
+    """Sends requests to the streaming proxies itself, for a cloud on `backend`.
+
+    `folder` is short, as the paths of sockets have to be.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.port, self._backend = free_port(), backend
+        self.folder = Path(tempfile.mkdtemp(prefix="ctllm-nginx-"))
+        self.authorizer = self.folder / "authorize.sock"
+        self.access_log, self.logs_requests = self.folder / "access.log", False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the master."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, state_dir: Path) -> None:
+        """Start it, unless it runs; it listens when this returns.
+
+        `state_dir` is that of the cloud, which has the sockets of streaming proxies.
+        """
+        if self._process is not None:
+            return
+        sockets = self.folder / "sockets"
+        sockets.symlink_to(_sockets_of(state_dir))
+        values = {
+            "ROUTES": "direct", "BACKEND": self._backend, "AUTHORIZER": f"unix:{self.authorizer}",
+            "SOCKETS": str(sockets), "FILES": "8192",
+            "CLIENT_REQUESTS_PER_SECOND": "100000", "BURST": "200000", "RESOLVER": "127.0.0.1",
+            "CLIENT_CONNECTIONS": "60000", "ALT_SVC": "", "DOMAIN": "ctllm.test",
+            "STATIC_SITE": "127.0.0.1:1", "WEB_APP": "127.0.0.1:1",
+        }  # fmt: skip
+        for template in TEMPLATES.glob("*.template"):
+            text = template.read_text().replace(INSTALLED, str(self.folder))
+            for name, value in values.items():
+                text = text.replace(f"${{{name}}}", value)
+            (self.folder / template.stem).write_text(text)
+        servers = SERVERS.format(port=self.port, folder=self.folder)
+        (self.folder / "servers.conf").write_text(servers)
+        (self.folder / "tls.conf").write_text("")
+        (self.folder / "headers.conf").write_text("")  # for TLS only
+        if self.logs_requests:
+            log = self.folder / "log.conf"
+            log.write_text(log.read_text().replace("/dev/stdout", str(self.access_log)))
+        else:
+            (self.folder / "log.conf").write_text("access_log off;")
+        main = self.folder / "nginx.conf"
+        text = main.read_text().replace("error_log stderr", f"error_log {self.folder}/errors")
+        main.write_text("user root;\n" + text)
+        self._run()
+
+    def _run(self) -> None:
+        nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert nginx, "These tests need nginx: install nginx-light."
+        argv = [nginx, "-q", "-c", str(self.folder / "nginx.conf"), "-e", "stderr"]
+        checked = subprocess.run([*argv, "-t"], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+        self._process = subprocess.Popen(argv)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._is_listening():
+            assert time.monotonic() < deadline, "nginx does not listen."
+            time.sleep(0.02)
+
+    def _is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """End it, with its workers."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+        shutil.rmtree(self.folder)
+
+
+def _sockets_of(state_dir: Path) -> Path:
+    """Return the folder of a cloud's sockets, by a path that is the same after its next start."""
+    of_containers = state_dir / "sockets"
+    if of_containers.exists():
+        return of_containers
+    # Where its paths would be too long, each start has a new folder, to which it sets this link.
+    elsewhere = state_dir / "run" / "elsewhere"
+    return elsewhere if elsewhere.is_symlink() else elsewhere.parent

@@ -1,0 +1,130 @@
+"""Starts at the same time: how many, who waits, and who keeps a place in the queue."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from ctllm.cloud.proxies.supervisor import QUEUE_RETENTION
+from ctllm.config import Cloud
+from ctllm.errors import ProxyUnavailable, ServiceUnavailable
+from tests.unit.cloud.proxies.manager_case import (
+    A,
+    B,
+    C,
+    D,
+    E,
+    F,
+    ProxyManagerCase,
+)
+
+
+class ConcurrentStartTests(ProxyManagerCase):
+    settings = Cloud(max_proxies=40, max_concurrent_starts=2)
+
+    def test_starts_at_most_the_maximum_at_once(self) -> None:
+        for proxy in (A, B):
+            self.spawner.slow_starts[proxy] = Deferred()
+        first, second, third = (
+            self.ensure_running(A),
+            self.ensure_running(B),
+            self.ensure_running(C),
+        )
+        self.assertEqual(self.spawner.starts[C], 0)
+        self.assertEqual(self.status(C), "starting")
+        self.spawner.slow_starts[A].callback(None)
+        self.flush()
+        self.successResultOf(first)
+        self.successResultOf(third)
+        self.assertNoResult(second)
+        second.addErrback(lambda _: None)
+
+    def test_a_failed_start_releases_its_slot(self) -> None:
+        self.spawner.error = ProxyUnavailable("no")
+        failing = self.ensure_running(A), self.ensure_running(B)
+        self.spawner.error = None
+        third = self.ensure_running(C)
+        for each in failing:
+            self.failure(each)
+        self.successResultOf(third)
+
+    def test_running_starts_finish_before_others_begin(self) -> None:
+        proxies = (A, B, C, D, E, F)
+        self.spawner.slow_starts.update({proxy: Deferred() for proxy in proxies})
+        starting = [self.ensure_running(proxy) for proxy in proxies]
+        for started in range(0, len(proxies), 2):
+            self.wait(18)
+            self.assertEqual(sum(self.spawner.starts.values()), started + 2)
+            for proxy in proxies[started : started + 2]:
+                self.spawner.slow_starts[proxy].callback(None)
+            self.flush()
+            if started < 4:  # requests that waited too long for a slot are sent again
+                again = [self.ensure_running(proxy) for proxy in proxies[started + 2 :]]
+                for each in starting:
+                    each.addErrback(lambda _: None)
+                starting += again
+            self.wait(0.1)
+        self.assertEqual([self.status(proxy) for proxy in proxies], ["running"] * 6)
+        for each in starting:
+            each.addErrback(lambda _: None)
+
+    def test_a_start_that_waited_too_long_is_refused_with_retry_after(self) -> None:
+        others = [f"ctllm-proxy-{number:032x}" for number in range(20)]
+        self.spawner.slow_starts.update({A: Deferred(), B: Deferred()})
+        for proxy in (A, B, *others):
+            self.ensure_running(proxy).addErrback(lambda _: None)
+        last = self.ensure_running(C)
+        self.wait(20)
+        retry_after = self.failure(last, ServiceUnavailable).retry_after
+        assert retry_after is not None
+        self.assertTrue(10 <= retry_after <= 120)
+        self.assertEqual((self.status(C), self.spawner.starts[C]), ("running", 1))
+        self.assertIn(("proxy.start_refused", "queue_timeout"), self.audited("event", "reason"))
+
+    def fill_slots(self) -> None:
+        """Have two starts that do not end."""
+        self.spawner.slow_starts.update({A: Deferred(), B: Deferred()})
+        for proxy in (A, B):
+            self.ensure_running(proxy).addErrback(lambda _: None)
+        self.wait(15)
+
+    def keep_slots_busy(self, count: int = 30) -> None:
+        """Have others before in the queue, whose starts do not end."""
+        for number in range(count):
+            proxy = f"ctllm-proxy-{number:032x}"
+            self.spawner.slow_starts[proxy] = Deferred()
+            self.ensure_running(proxy).addErrback(lambda _: None)
+
+    def test_who_was_refused_keeps_its_place_in_the_queue(self) -> None:
+        """It starts when it is its turn, also if nobody has come back yet."""
+        self.fill_slots()
+        self.keep_slots_busy(2)
+        early = self.ensure_running(C)
+        self.wait(20)
+        self.failure(early, ServiceUnavailable)
+        self.assertEqual((self.status(C), self.spawner.starts[C]), ("starting", 0))
+        self.wait(5)
+        self.assertEqual((self.status(C), self.spawner.starts[C]), ("running", 1))
+        self.successResultOf(self.ensure_running(C))
+
+    def test_who_comes_back_waits_again_for_as_long(self) -> None:
+        """And is refused again, as others that have not been waiting for so long are not."""
+        self.fill_slots()
+        self.keep_slots_busy()
+        early = self.ensure_running(C)
+        self.wait(20)
+        self.failure(early, ServiceUnavailable)
+        late = self.ensure_running(C)
+        self.wait(19)
+        self.assertNoResult(late)
+        self.wait(1)
+        self.failure(late, ServiceUnavailable)
+
+    def test_a_place_is_given_up_when_nobody_comes_back(self) -> None:
+        """A start for nobody would delay others."""
+        self.fill_slots()
+        self.keep_slots_busy()
+        self.ensure_running(C).addErrback(lambda _: None)
+        self.wait(QUEUE_RETENTION - 1)
+        self.assertEqual(self.status(C), "starting")
+        self.wait(22)
+        self.assertEqual((self.status(C), self.spawner.starts[C]), ("absent", 0))
