@@ -170,10 +170,6 @@ class DirectRequests:
         self._register(proxy_id, proxy, sealed, grant, is_tunnel)
         return sealed.encode()
 
-    def seal_tunnel(self, proxy_id: str, grant: AccessGrant) -> bytes:
-        """Return the grant of a tunnel that the cloud relays, sealed. `end` ends the tunnel."""
-        return self._sealer.seal(proxy_id, grant, is_tunnel=True).encode()
-
     def end(self, proxy_id: str, sealed: str, error: CtllmError) -> None:
         """Have a proxy abort, with `error`, what has a sealed grant."""
         proxy = self._know(proxy_id, self._proxies.direct_connections(proxy_id))

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from functools import partial
 
-from ctllm.cloud.active_requests import AbortRequest, ActiveRequests
+from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.direct_requests import DirectRequests
 from ctllm.cloud.identity import (
@@ -248,13 +248,12 @@ class Gateway:
         connections = await self._proxy_access.connect(grant, TUNNEL.is_new_request)
         scopes = TUNNEL.required_scopes(grant, request.head)
         proxy_id = self._proxy_access.proxy_id_of(grant)
-        sealed = self._direct_requests.seal_tunnel(proxy_id, grant)
+        sealed = self._direct_requests.authorize(proxy_id, grant, is_tunnel=True)
         head = request_to_tunnel(request.head, self._proxy_access.sign(grant, scopes))
         head = RequestHead(head.method, head.target, (*head.headers, (SEALED_GRANT, sealed)))
         unregister = self._active_requests.add(proxy_id, grant, request.abort)
         request.add_observer(lambda _: unregister())
-        end = partial(self._direct_requests.end, proxy_id, sealed.decode())
-        upgraded = partial(self._splice_tunnel, request, grant, end, release)
+        upgraded = partial(self._splice_tunnel, request, grant, release)
         request.relay_to(connections.upgrade(head, request, upgraded))
 
     def _reserve_tunnel(self, request: ServerRequest, grant: AccessGrant) -> Callable[[], None]:
@@ -276,7 +275,6 @@ class Gateway:
         self,
         request: ServerRequest,
         grant: AccessGrant,
-        end: AbortRequest,
         release: Callable[[], None],
         upstream: Transport,
         head: ResponseHead,
@@ -284,14 +282,14 @@ class Gateway:
     ) -> None:
         """Splice both connections: the proxy has responded with 101 (Switching Protocols).
 
-        `end` has the proxy end the tunnel. It may be of an older version, or not respond.
+        At the end of its access the proxy ends the tunnel. It may be of an older version, or not
+        respond.
         """
         downstream, received = request.hijack()
         abort = Timeout(self._clock, partial(_abort_both, downstream, upstream))
 
-        def end_access(error: CtllmError) -> None:
+        def end_access(_: CtllmError) -> None:
             abort.start(REVOKED_TUNNEL_GRACE)
-            end(error)
 
         proxy_id = self._proxy_access.proxy_id_of(grant)
         unregister = self._active_requests.add(proxy_id, grant, end_access, is_tunnel=True)

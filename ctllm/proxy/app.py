@@ -182,6 +182,7 @@ class ProxyApp:
         socket.authorized_until = authorized_until
         socket.max_desktops = claims.max_desktops
         if grant:
+            socket.grant = grant
             socket.on_released = self._direct_requests.add_tunnel(grant, socket.end_access)
         transport, buffered = request.hijack()
         request.release_connection()  # tunnels have their own limit

@@ -52,13 +52,15 @@ from ctllm.tunnel.frames import (
 from ctllm.tunnel.initiator import Initiator, InitiatorStream
 from ctllm.tunnel.peer import validate_hello
 from ctllm.tunnel.response_traffic import ResponseTraffic
-from ctllm.tunnel.websocket.protocols import ProxyWebSocket
+from ctllm.tunnel.websocket.protocols import ProxyWebSocket, access_ended_error
 
 #: Maximum number of connected desktops.
 MAX_DESKTOPS = 32
 
 #: The prefix of the paths that a desktop itself responds to, instead of its Ollama.
 RESOURCES = b"/ctllm/desktop/"
+
+AddTunnel = Callable[[bytes, Callable[[CtllmError], None]], Callable[[], None]]
 
 _DESKTOP_ID = re.compile(r"[0-9a-f]{32}")
 _REPLACED_FRAME = encode_json_frame(
@@ -81,7 +83,8 @@ class DesktopRegistry:
     `window`, `grace` and `max_streams` apply to each desktop's tunnel. `max_resume_seconds` limits
     the time for which a client may disconnect and resume. `budget` counts bytes in memory.
     `verify_authorization` returns until when a session assertion authorizes a tunnel, in the
-    seconds of `clock`; raises CtllmError for an invalid one.
+    seconds of `clock`; raises CtllmError for an invalid one. `add_tunnel` registers a function that
+    ends what has a sealed grant, and returns one that unregisters it.
     """
 
     _log = Logger()
@@ -95,9 +98,11 @@ class DesktopRegistry:
         max_resume_seconds: int,
         budget: MemoryBudget | None = None,
         verify_authorization: Callable[[bytes], float] = lambda assertion: math.inf,
+        add_tunnel: AddTunnel = lambda grant, end: lambda: None,
     ) -> None:
         self._clock = clock
         self._verify_authorization = verify_authorization
+        self._add_tunnel = add_tunnel
         self._budget = budget
         self._tunnel_limits = (window, grace, max_streams)
         self._max_resume_seconds = max_resume_seconds
@@ -166,6 +171,7 @@ class DesktopRegistry:
             older.tunnel = None
             older.close_gracefully(_REPLACED_FRAME)
             desktop.initiator.connection_lost(self._clock.seconds())
+        desktop.release_grant()
         desktop.socket = socket
         desktop.connected_at = self._clock.seconds()
         desktop.authorized_until = socket.authorized_until
@@ -175,7 +181,21 @@ class DesktopRegistry:
     def _connection_closed(self, desktop: ConnectedDesktop, socket: ProxyWebSocket) -> None:
         if desktop.socket is socket:
             desktop.socket = None
+            self._keep_grant(desktop, socket.grant)
             self._log.info("Desktop {name} disconnected", name=desktop.identity.name)
+
+    def _keep_grant(self, desktop: ConnectedDesktop, grant: bytes) -> None:
+        """End the streams of a disconnected desktop if the grant of its last connection ends.
+
+        Its clients need not wait for a desktop that may not return.
+        """
+        if not grant or not desktop.initiator.streams:
+            return
+        end_streams = partial(_end_streams, desktop)
+        try:
+            desktop.release_grant = self._add_tunnel(grant, end_streams)
+        except CtllmError as error:  # it ended while the connection was closing
+            end_streams(error)
 
     def _renew_authorization(self, desktop_id: str, assertion: bytes) -> None:
         """Extend the authorization of a desktop's tunnel; an invalid assertion changes nothing."""
@@ -209,6 +229,7 @@ class DesktopRegistry:
                 self._close_unauthorized(desktop)
             desktop.initiator.remove_expired(now)
             if desktop.socket is None and not desktop.initiator.streams:
+                desktop.release_grant()
                 del self._desktops[id]
         if self._desktops:
             self._last_active = now
@@ -351,6 +372,10 @@ class DesktopRegistry:
             for each in self._desktops.values()
             if each.initiator.is_established
         ]
+
+
+def _end_streams(desktop: ConnectedDesktop, error: CtllmError) -> None:
+    desktop.initiator.fail_all(access_ended_error(error))
 
 
 def _is_restricted(head: RequestHead) -> bool:

@@ -30,6 +30,7 @@ class ConnectedDesktop:
     connected_at: float = 0.0
     authorized_until: float = math.inf
     models_changed_at: float = -math.inf  # when a request ended that may have changed its models
+    release_grant: Callable[[], None] = lambda: None  # of a desktop that is disconnected
     _indexed_status: Status | None = None
     _models: frozenset[str] = field(default_factory=frozenset)
 

@@ -76,6 +76,7 @@ def create_proxy_service(
     budget = MemoryBudget(memory_budget(settings.max_memory_bytes))
     assignment = Assignment(cloud_key, id, time.time, is_waiting)
     authorizer = TunnelAuthorizer(assignment, reactor, time.time)
+    direct_requests = DirectRequests(time.time)
     registry = DesktopRegistry(
         reactor,
         settings.stream_window_bytes,
@@ -84,6 +85,7 @@ def create_proxy_service(
         settings.max_resume_seconds,
         budget,
         authorizer.verify,
+        direct_requests.add_tunnel,
     )
     websocket_factory = ProxyWebSocketFactory(
         reactor,
@@ -105,7 +107,7 @@ def create_proxy_service(
         websocket_factory,
         budget,
         authorizer,
-        DirectRequests(time.time),
+        direct_requests,
     )
     service = MultiService()
     ExitOnMemoryError().setServiceParent(service)

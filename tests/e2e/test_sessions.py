@@ -7,10 +7,12 @@ desktop does: it does not close what it should, and does not sign out.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
@@ -306,6 +308,30 @@ async def test_logging_out_with_the_command_ends_what_the_desktop_gave(acme: Acm
     await stream.end("the stream")
     await wait_until(lambda: "not logged in" in desktop.output, "the desktop to see it")
     assert await acme.status_of(key) == 401
+
+
+@pytest.mark.parametrize("way", ["cloud", "nginx"])
+@ensureDeferred
+async def test_clients_of_an_offline_desktop_need_not_wait_once_it_is_logged_out(
+    acme: Acme, way: str
+) -> None:
+    """It cannot return, so they get their error at once. Those of a desktop that may do wait."""
+    if way == "nginx" and acme.cluster.nginx is None:
+        acme.cluster.use_nginx()
+    await acme.start("--reconnect-grace-seconds=3600")
+    desktop = await acme.start_desktop()
+    other = await acme.log_in()
+    stream = await acme.open_stream(other.token)
+    await desktop.stop(signal.SIGKILL)
+
+    async def is_lost() -> bool:
+        status, found = await acme.ask("GET", "/ctllm/desktops", token=other.token)
+        return status == 200 and found["desktops"] == []
+
+    await wait_until(is_lost, "the cloud to see that it is offline")
+    assert stream.is_open
+    await acme.cluster.run_ctllm("ada", "logout")
+    assert b"The cloud has disconnected the desktop" in await stream.end("the stream")
 
 
 @ensureDeferred

@@ -306,6 +306,7 @@ class FakeProxyWebSocket:
     def __init__(self, authorized_until: float = math.inf, max_desktops: int = 0) -> None:
         self.authorized_until = authorized_until
         self.max_desktops = max_desktops
+        self.grant = b"grant"
         self.on_closed: Callable[[], None] = lambda: None
         self.closing_messages: list[bytes] = []
 

@@ -249,6 +249,11 @@ class TunnelWebSocket(KeepaliveMixin):
         """Clean up; the tunnel is already detached."""
 
 
+def access_ended_error(error: CtllmError) -> DesktopLost:
+    """Return the error of the streams of a desktop whose access has ended with `error`."""
+    return DesktopLost(f"The cloud has disconnected the desktop: {error}")
+
+
 class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[misc]
     """The proxy's end; `on_first_message` gets the first message and attaches the tunnel."""
 
@@ -263,6 +268,7 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
         super().__init__(clock, budget)
         self.authorized_until = math.inf  # in the seconds of `clock`
         self.max_desktops = 0  # of the user who authorized it; 0 without a limit of their own
+        self.grant = b""  # of the access that it was opened with, sealed
         self.on_released: Callable[[], None] = lambda: None  # called when it is closed
         self._on_first_message = on_first_message
         self._has_access = True
@@ -307,7 +313,7 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
         """Fail all streams; return what tells the desktop of that, and BYE. b"" before HELLO."""
         if self.tunnel is None:
             return b""
-        self.tunnel.reset_all(DesktopLost(f"The cloud has disconnected the desktop: {error}"))
+        self.tunnel.reset_all(access_ended_error(error))
         return self.tunnel.next_message() + self.tunnel.terminate(error)
 
     def _abort_connection(self) -> None:

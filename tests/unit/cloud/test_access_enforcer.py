@@ -179,7 +179,7 @@ class RevokedUserTests(GatewayCase):
         inner.protocol.dataReceived(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
                                     b"Connection: Upgrade\r\n\r\n")  # fmt: skip
         self.assertIn(b"HTTP/1.1 101 ", self.transport.take_written())
-        self.assertEqual(len(self.active_requests), 1)
+        self.assertEqual(len(self.active_requests), 2)  # its connections, and its grant
         self.revoke()
         self.enforcer.apply_new()
         self.assertEqual((self.transport.closed, inner.closed), ("", ""))
@@ -286,7 +286,7 @@ class EndedSessionTests(EnforcerCase):
         self.assertEqual(self.send("POST /ctllm/session/invite", **access), 201)
         code = {"invite": self.json["invite"], "client": "browser"}
         self.poll()
-        self.assertEqual((len(self.active_requests), tunnel.closed), (4, ""))
+        self.assertEqual((len(self.active_requests), tunnel.closed), (5, ""))
         self.assertEqual(self.send("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
         self.poll()
         for stream in streams:
@@ -438,7 +438,7 @@ class TunnelRenewalTests(EnforcerCase):
             self.clock.advance(self.issuer.lifetime)
             self.assertEqual(self.send("POST /ctllm/session/token", {"refresh": refresh}), 200)
             self.poll()
-        self.assertEqual((tunnel.closed, len(self.active_requests)), ("", 1))
+        self.assertEqual((tunnel.closed, len(self.active_requests)), ("", 2))
 
     def test_a_tunnel_whose_desktop_does_not_renew_ends_after_a_grace_period(self) -> None:
         _, access = self.log_in()

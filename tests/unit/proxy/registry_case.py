@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.proxy.desktop_registry import DesktopRegistry
+from ctllm.proxy.direct_requests import DirectRequests
 from tests.unit.fakes import FakeDesktop, FakeResponseSink
 
 GRACE = 30.0
@@ -28,7 +29,10 @@ class RegistryCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.registry = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
+        self.requests = DirectRequests(self.clock.seconds)
+        self.registry = DesktopRegistry(
+            self.clock, 1 << 18, GRACE, 4, 60, add_tunnel=self.requests.add_tunnel
+        )
         self.desks: list[FakeDesktop] = []
 
     def desk(

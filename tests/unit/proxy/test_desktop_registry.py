@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ctllm.errors import (
     BadRequest,
     ClientDisconnected,
@@ -11,6 +13,7 @@ from ctllm.errors import (
     Gone,
     NotFound,
     ProtocolViolation,
+    Unauthorized,
 )
 from ctllm.http.header_policy import response_from_desktop
 from ctllm.http.message.head import get_header
@@ -154,6 +157,50 @@ class ConnectionTests(RegistryCase):
         self.assertEqual(
             (len(one.socket.closing_messages), len(two.socket.closing_messages)), (1, 0)
         )
+
+
+class GrantTests(RegistryCase):
+    """What the end of a desktop's access means for its clients while it is disconnected."""
+
+    ENDED: ClassVar = {b"grant": Unauthorized("You are logged out.")}
+
+    def lose_desk(self) -> tuple[FakeDesktop, FakeResponseSink]:
+        desk = self.desk()
+        heard = self.open()
+        desk.lose(self.clock.seconds())
+        return desk, heard
+
+    def test_streams_of_a_disconnected_desktop_end_with_its_access(self) -> None:
+        """At once: it may not return."""
+        _, heard = self.lose_desk()
+        self.requests.abort(self.ENDED)
+        self.assertIsInstance(heard.outcome, DesktopLost)
+        self.assertIn("You are logged out.", str(heard.outcome))
+        self.wait(1)
+        self.assertEqual(self.requests.grants, [])
+
+    def test_access_that_ended_while_the_connection_closed_ends_the_streams(self) -> None:
+        self.requests.abort(self.ENDED)
+        _, heard = self.lose_desk()
+        self.assertIsInstance(heard.outcome, DesktopLost)
+
+    def test_a_desktop_that_returns_keeps_its_streams(self) -> None:
+        """The access of its earlier connection does not matter any more."""
+        desk, heard = self.lose_desk()
+        desk.connect()
+        self.assertEqual(self.requests.grants, [])
+        self.requests.abort(self.ENDED)
+        self.assertIsNone(heard.outcome)
+
+    def test_the_grant_is_forgotten_with_the_desktop(self) -> None:
+        self.lose_desk()
+        self.assertEqual(self.requests.grants, [b"grant"])
+        self.wait(GRACE + 1)
+        self.assertEqual(self.requests.grants, [])
+
+    def test_without_streams_there_is_nothing_to_end(self) -> None:
+        self.desk().lose(self.clock.seconds())
+        self.assertEqual(self.requests.grants, [])
 
 
 class DescriptionTests(RegistryCase):
