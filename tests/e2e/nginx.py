@@ -19,6 +19,7 @@ START_TIMEOUT = 10.0
 SERVERS = """
 server {{
     listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{http2_port} http2;
     include {folder}/headers.conf;
     include {folder}/refusal_locations.conf;
     location / {{ error_page 418 = @ctllm; return 418; }}
@@ -30,11 +31,12 @@ server {{
 class Nginx:
     """Sends requests to the streaming proxies itself, for a cloud on `backend`.
 
-    `folder` is short, as the paths of sockets have to be.
+    `folder` is short, as the paths of sockets have to be. `values` are for the templates.
     """
 
-    def __init__(self, backend: str) -> None:
-        self.port, self._backend = free_port(), backend
+    def __init__(self, backend: str, **values: str) -> None:
+        self.port, self.http2_port = free_port(), free_port()
+        self._backend, self._values = backend, values
         self.folder = Path(tempfile.mkdtemp(prefix="ctllm-nginx-"))
         self.authorizer = self.folder / "authorize.sock"
         self.access_log, self.logs_requests = self.folder / "access.log", False
@@ -60,14 +62,14 @@ class Nginx:
             "SOCKETS": str(sockets), "FILES": "8192",
             "CLIENT_REQUESTS_PER_SECOND": "100000", "BURST": "200000", "RESOLVER": "127.0.0.1",
             "CLIENT_CONNECTIONS": "60000", "ALT_SVC": "", "DOMAIN": "ctllm.test",
-            "STATIC_SITE": "127.0.0.1:1", "WEB_APP": "127.0.0.1:1",
+            "STATIC_SITE": "127.0.0.1:1", "WEB_APP": "127.0.0.1:1", **self._values,
         }  # fmt: skip
         for template in TEMPLATES.glob("*.template"):
             text = template.read_text().replace(INSTALLED, str(self.folder))
             for name, value in values.items():
                 text = text.replace(f"${{{name}}}", value)
             (self.folder / template.stem).write_text(text)
-        servers = SERVERS.format(port=self.port, folder=self.folder)
+        servers = SERVERS.format(port=self.port, http2_port=self.http2_port, folder=self.folder)
         (self.folder / "servers.conf").write_text(servers)
         (self.folder / "tls.conf").write_text("")
         (self.folder / "headers.conf").write_text("")  # for TLS only

@@ -12,6 +12,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ class Upstream:
 
     def __init__(self, path: Path, keeps: bool = False) -> None:
         self.path, self.responses, self._keeps = path, [OK], keeps
+        self.may_respond = threading.Event()
+        self.may_respond.set()
         self.connections: list[socket.socket] = []
         self.accepted = 0
         self.requests: list[tuple[bytes, bytes]] = []
@@ -66,8 +69,9 @@ class Upstream:
             def handle(self) -> None:
                 upstream.accepted += 1
                 upstream.connections.append(self.request)
-                while upstream.serve(self.request) and upstream._keeps:
-                    pass
+                with suppress(ConnectionError):  # nginx has left
+                    while upstream.serve(self.request) and upstream._keeps:
+                        pass
                 upstream.connections.remove(self.request)
 
         self.path.unlink(missing_ok=True)
@@ -96,6 +100,7 @@ class Upstream:
         while len(body) < (int(length[1]) if length else 0):
             body += connection.recv(65536)
         self.requests.append((head, body))
+        self.may_respond.wait(30)
         response = self.responses[0] if len(self.responses) == 1 else self.responses.pop(0)
         connection.sendall(response)
         return True
@@ -107,12 +112,13 @@ class Upstream:
 
 
 class Routes:
-    """nginx, an authorizer, a streaming proxy and a backend."""
+    """nginx, an authorizer, a streaming proxy and a backend. `values` are for nginx's templates."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **values: str) -> None:
         (folder / "sockets" / SOCKET).parent.mkdir(parents=True)
         self.backend = Upstream(folder / "backend.sock")
-        self.nginx = Nginx(f"unix:{self.backend.path}")
+        self.nginx = Nginx(f"unix:{self.backend.path}", **values)
+        self.nginx.logs_requests = True
         self.authorizer = Upstream(self.nginx.authorizer, keeps=True)
         self.proxy = Upstream(folder / "sockets" / SOCKET)
         for each in (self.backend, self.authorizer, self.proxy):
@@ -129,8 +135,12 @@ class Routes:
         lines = [f"{head} HTTP/1.1", "Host: ctllm.test", "Connection: close", *headers]
         if body:
             lines.append(f"Content-Length: {len(body)}")
+        return self.send("".join(f"{each}\r\n" for each in lines).encode() + b"\r\n" + body)
+
+    def send(self, data: bytes) -> bytes:
+        """Send any bytes; return what comes until nginx closes."""
         with socket.create_connection(("127.0.0.1", self.nginx.port), 30) as connection:
-            connection.sendall("".join(f"{each}\r\n" for each in lines).encode() + b"\r\n" + body)
+            connection.sendall(data)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
     def stop(self) -> None:
@@ -216,6 +226,85 @@ def test_what_is_not_for_a_proxy_does_not_reach_one(routes: Routes, target: str)
     response = routes.request(f"GET {target}")
     assert status(response) == (404 if target == "/ctllm-authorize" else 200)
     assert routes.proxy.requests == [] and routes.authorizer.requests == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/%63tllm-authorize", "//ctllm-authorize", "/api/../ctllm-authorize",
+     "/api/%2e%2e/ctllm-authorize", "/api/..%2fctllm-authorize", "/x/%2e./ctllm-authorize?a",
+     "http://ctllm.test/ctllm-authorize", "/ctllm-authorize#x"],
+)  # fmt: skip
+def test_the_location_of_the_question_cannot_be_reached(routes: Routes, target: str) -> None:
+    """However its path is written, nobody is asked."""
+    assert status(routes.request(f"GET {target}")) == 404
+    for each in (routes.proxy, routes.authorizer, routes.backend):
+        assert each.requests == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/api/..%2fctllm/control/requests", "/ctllm/..%2fapi/tags", "/%61pi/tags", "//api///tags",
+     "/api/%2e%2e/v1/models", "/@ctllm_backend", "/api/tags%00", "/api/tags%0d%0aX:%20y",
+     "/ctllm%2fcontrol/requests", "/ctllm-authorize%2f", "/api/tags;/../x"],
+)  # fmt: skip
+def test_the_backend_judges_the_target_that_the_client_sent(routes: Routes, target: str) -> None:
+    """Nginx decodes it to choose a location, and passes it on as it was: to the backend alone.
+
+    A streaming proxy receives the backend's envelope, in which nothing is nginx's.
+    """
+    response = routes.request(f"GET {target}")
+    asked = [head for head, _ in (*routes.authorizer.requests, *routes.backend.requests)]
+    if status(response) == 400:  # nginx refuses NUL
+        assert asked == []
+    else:
+        assert [head.split(b" ")[1] for head in asked] == [target.encode()]
+    for head, _ in routes.proxy.requests:
+        assert head.partition(b"\r\nCtllm-Request: ")[2].startswith(b"ENVELOPE")
+
+
+def test_an_absolute_target_decides_the_host(routes: Routes) -> None:
+    """As nginx has decided with it; the client's header counts only if it says the same."""
+    for path, upstream in (("api/tags", routes.authorizer), ("ctllm/session", routes.backend)):
+        lines = f"GET http://ctllm.test/{path} HTTP/1.1\r\nHost: evil.example\r\n"
+        routes.send(f"{lines}Connection: close\r\n\r\n".encode())
+        assert b"\r\nHost: ctllm.test\r\n" in upstream.requests[-1][0]
+        lines = f"GET /{path} HTTP/1.1\r\nHost: Ctllm.test:8443\r\n"
+        routes.send(f"{lines}Connection: close\r\n\r\n".encode())
+        assert b"\r\nHost: Ctllm.test:8443\r\n" in upstream.requests[-1][0]
+
+
+#: What two servers may read in two ways.
+AMBIGUOUS = (
+    "Content-Length: 3\r\nContent-Length: 5", "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    "Content-Length: +5", "Content-Length: 5, 5", "Transfer-Encoding: xchunked",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", "Host: evil.example",
+    "Transfer-Encoding: chunked, identity", "Content-Length: 0x5", "X: a\0b",
+    "Authorization: Bearer a\r\nAuthorization: Bearer b",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", AMBIGUOUS)
+def test_ambiguous_requests_reach_nobody(routes: Routes, lines: str) -> None:
+    """Neither the backend nor a proxy gets a part of the body as a request of its own."""
+    body = "0\r\n\r\nGET /ctllm/control/requests HTTP/1.1\r\nHost: ctllm.test\r\n\r\n"
+    head = f"POST /api/chat HTTP/1.1\r\nHost: ctllm.test\r\n{lines}\r\n\r\n"
+    response = routes.send(head.encode() + body.encode())
+    assert status(response) in (400, 501), response
+    for each in (routes.proxy, routes.authorizer, routes.backend):
+        assert each.requests == []
+
+
+def test_headers_that_other_servers_obey_change_nothing(routes: Routes) -> None:
+    """The backend is asked about the request as it is; names with `_` are dropped."""
+    hostile = ("X-Original-URL: /ctllm/keys", "X-Rewrite-URL: /ctllm/keys", "X-Original-URI: /x",
+               "X-Original-Method: DELETE", "X-HTTP-Method-Override: DELETE", "X_Forwarded_For: 1",
+               "Ctllm_Refusal: mine", "Ctllm_Grant: mine", "X-Accel-Redirect: /x",
+               "X-Real-IP: 192.0.2.1", "Forwarded: for=192.0.2.1")  # fmt: skip
+    routes.request("GET /api/tags", b"", *hostile)
+    asked = routes.authorizer.requests[0][0]
+    assert asked.startswith(b"GET /api/tags HTTP/1.1\r\n") and b"_" not in asked
+    assert asked.count(b"\r\nX-Forwarded-For: 127.0.0.1") == 1
+    assert routes.proxy.names() == ["ctllm-request", "host"]
 
 
 def test_the_backend_responds_with_a_refusal_and_gets_the_body(routes: Routes) -> None:
