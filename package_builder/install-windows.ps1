@@ -16,10 +16,23 @@ function Invoke-Program {
     if ($LASTEXITCODE -ne 0) { throw "$Program $Arguments failed with status $LASTEXITCODE" }
 }
 
+function Stop-Ctllm {
+    # Windows does not remove the files of a running program: uv would leave half an installation.
+    $folder = (Join-Path (& uv tool dir) "ctllm") + "\"
+    $running = Get-CimInstance Win32_Process | Where-Object {
+        $_.ProcessId -ne $PID -and $_.CommandLine -and $_.CommandLine.Contains($folder)
+    }
+    foreach ($process in $running) {
+        Stop-Process -Id $process.ProcessId -Force -ErrorAction SilentlyContinue
+        Wait-Process -Id $process.ProcessId -Timeout 30 -ErrorAction SilentlyContinue
+    }
+}
+
 $env:PATH = "$HOME\.local\bin;$env:PATH"
 
 if ($Remove) {
     Invoke-Program "ctllm" @("autostart", "off")
+    Stop-Ctllm
     Invoke-Program "uv" @("tool", "uninstall", "ctllm")
     Write-Output "Removed. Your login and keys are still in $HOME\.local\state\ctllm."
     exit 0
@@ -31,6 +44,7 @@ if (-not (Get-Command "uv" -ErrorAction SilentlyContinue)) {
     Invoke-Program "winget" @("install", "--id", "astral-sh.uv", "--exact")
     $env:PATH = "$env:LOCALAPPDATA\Microsoft\WinGet\Links;$env:PATH"
 }
+Stop-Ctllm
 $address = ([System.Uri] $file.FullName).AbsoluteUri
 Invoke-Program "uv" @("tool", "install", "--force", "--with-executables-from", "twisted", "ctllm[tray] @ $address")
 Invoke-Program "uv" @("tool", "update-shell")

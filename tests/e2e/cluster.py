@@ -101,13 +101,13 @@ class Cluster:
         self.cloud_port = free_port()
         self.metrics_port = free_port()
         self.nginx: Nginx | None = None
-        self._backend_port = self.cloud_port
+        self.backend_port = self.cloud_port
         if FRONT == "nginx":
             self.use_nginx()
 
     def use_nginx(self) -> None:
         """Have clients connect to nginx."""
-        self.nginx = Nginx(f"127.0.0.1:{self._backend_port}")
+        self.nginx = Nginx(f"127.0.0.1:{self.backend_port}")
         self.cloud_port = self.nginx.port
 
     @property
@@ -165,7 +165,7 @@ class Cluster:
         process = self.run_role(
             "cloud",
             "cloud",
-            f"--listen=127.0.0.1:{self._backend_port}",
+            f"--listen=127.0.0.1:{self.backend_port}",
             f"--metrics-listen=127.0.0.1:{self.metrics_port}",
             *self._nginx_options(),
             *options,
@@ -184,7 +184,7 @@ class Cluster:
     async def is_cloud_healthy(self, process: ChildProcess) -> bool:
         assert process.exit_code is None, process.output
         try:
-            status, _, _ = await self.request("GET", "/health", port=self._backend_port)
+            status, _, _ = await self.request("GET", "/health", port=self.backend_port)
         except OSError:
             return False
         return status == 200

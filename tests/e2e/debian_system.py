@@ -18,17 +18,20 @@ case $* in *show*) echo loaded ;; esac
 
 
 class DebianSystem:
-    """The smallest Debian with apt and Python. Its processes use the network of this machine."""
+    """The smallest Debian with apt. Its processes use the network of this machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @classmethod
-    def bootstrap(cls, root: Path, suite: str = "bookworm") -> DebianSystem:
-        """Install Debian into a new folder; fails the test without root and mmdebstrap."""
+    def bootstrap(cls, root: Path, suite: str, *packages: str) -> DebianSystem:
+        """Install a Debian with `packages` into a new folder.
+
+        Fails the test without root and mmdebstrap.
+        """
         if os.getuid() != 0 or shutil.which("mmdebstrap") is None:
             pytest.fail('This test needs root and the package "mmdebstrap".', pytrace=False)
-        options = ["--quiet", "--mode=root", "--variant=apt", "--include=python3"]
+        options = ["--quiet", "--mode=root", "--variant=apt", f"--include={','.join(packages)}"]
         # The lists of packages stay, so that apt needs no network.
         options += ["--skip=cleanup/apt/lists", '--dpkgopt=path-exclude="/usr/share/locale/*"']
         result = subprocess.run(
@@ -59,9 +62,17 @@ class DebianSystem:
         """Return whether this system has a file; a link that leads nowhere is one."""
         return os.path.lexists(self.file(path))
 
-    def command(self, *argv: str, user: str = "root", env: Sequence[str] = ()) -> list[str]:
-        """Return the command line that runs `argv` in this system; its process is `argv`'s."""
-        enter = 'mount -t proc proc "$0/proc" && exec chroot --userspec="$1" "$0" env -i "${@:2}"'
+    def command(
+        self, *argv: str, user: str = "root", env: Sequence[str] = (), shared: str = ""
+    ) -> list[str]:
+        """Return the command line that runs `argv` in this system; its process is `argv`'s.
+
+        `shared` is a folder of this machine that the program has at the same path.
+        """
+        enter = 'mount -t proc proc "$0/proc"'
+        if shared:
+            enter += f' && mkdir -p "$0{shared}" && mount --bind "{shared}" "$0{shared}"'
+        enter += ' && exec chroot --userspec="$1" "$0" env -i "${@:2}"'
         home = "/root" if user == "root" else "/var/lib/" + user
         variables = ["PATH=/usr/sbin:/usr/bin", f"HOME={home}", "LC_ALL=C.UTF-8", *env]
         unshare = ["/usr/bin/unshare", "--mount", "--propagation=private", "/bin/bash", "-c"]

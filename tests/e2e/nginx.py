@@ -56,7 +56,7 @@ class Nginx:
         if self._process is not None:
             return
         sockets = self.folder / "sockets"
-        sockets.symlink_to(_sockets_of(state_dir))
+        sockets.symlink_to(sockets_of(state_dir))
         values = {
             "ROUTES": "direct", "BACKEND": self._backend, "AUTHORIZER": f"unix:{self.authorizer}",
             "SOCKETS": str(sockets), "FILES": "8192",
@@ -107,7 +107,7 @@ class Nginx:
         shutil.rmtree(self.folder)
 
 
-def _sockets_of(state_dir: Path) -> Path:
+def sockets_of(state_dir: Path) -> Path:
     """Return the folder of a cloud's sockets, by a path that is the same after its next start."""
     of_containers = state_dir / "sockets"
     if of_containers.exists():

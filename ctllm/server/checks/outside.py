@@ -30,6 +30,7 @@ from ctllm.server.checks.connection import (
     start_tls,
 )
 from ctllm.server.checks.findings import Finding, fault, ok, unknown, warning
+from ctllm.server.checks.quic import parse_http3_port, speaks_quic
 from ctllm.server.checks.stream import (
     STREAM_PATH,
     is_streamed,
@@ -43,6 +44,8 @@ from ctllm.web_ui.security_headers import SECURITY_HEADERS
 _CLOCK_WARNING, _CLOCK_FAULT = 5, 30
 #: How often the stream is requested before it counts as buffered.
 _STREAM_ATTEMPTS = 3
+#: Seconds until a UDP port counts as closed.
+_UDP_TIMEOUT = 3.0
 _COMPOSE_LOGS = "See: docker compose ps; docker compose logs nginx-proxy"
 
 
@@ -110,6 +113,7 @@ class OutsideChecks:
             return
         for check, run in (
             ("TLS", self._check_tls),
+            ("HTTP/3", self._check_http3),
             ("HTTP", self._check_redirect),
             ("health", self._check_health),
             ("clock", self._check_clock),
@@ -211,6 +215,21 @@ class OutsideChecks:
         deadline = Deadline(self.timeout)
         with self._connect(ssl.create_default_context(), deadline) as connection:
             return exchange(connection, self.target.authority, path, deadline, headers)
+
+    def _check_http3(self) -> Finding:
+        """Ask the port that the server names by UDP, if it names one."""
+        alt_svc = self._get("/health").headers.get("alt-svc", "")
+        if (port := parse_http3_port(alt_svc)) is None:
+            return ok("HTTP/3", "not offered")
+        deaf = [
+            each for each in self.addresses
+            if not speaks_quic(each, port, Deadline(min(self.timeout, _UDP_TIMEOUT)))
+        ]  # fmt: skip
+        if not deaf:
+            return ok("HTTP/3", f"UDP port {port} answers on each address")
+        found = f"offered, but UDP port {port} does not answer: {', '.join(deaf)}"
+        advice = f"Open UDP port {port} in the firewall. Until then browsers use HTTP/2."
+        return warning("HTTP/3", found, advice)
 
     def _check_redirect(self) -> Finding:
         if self.target.http_port is None:

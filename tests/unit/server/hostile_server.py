@@ -94,6 +94,26 @@ def run_unix_server(path: Path, answer: Answer) -> Iterator[Path]:
 
 
 @contextmanager
+def run_udp_server(answer: Callable[[bytes], bytes]) -> Iterator[int]:
+    """Give the port of a server that answers each datagram, unless with nothing."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            data, reply = self.request
+            if answered := answer(data):
+                reply.sendto(answered, self.client_address)
+
+    with socketserver.UDPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
 def _serve(
     kind: type[socketserver.TCPServer],
     address: tuple[str, int] | str,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +32,7 @@ from ctllm.server.checks.outside import (
     judge_headers,
     parse_target,
 )
+from ctllm.server.checks.quic import parse_http3_port
 from ctllm.server.checks.stream import STREAM_PATH, Line, is_streamed, parse_arrivals
 from ctllm.web_ui.security_headers import SECURITY_HEADERS
 from tests.unit.server.hostile_server import (
@@ -41,6 +43,7 @@ from tests.unit.server.hostile_server import (
     read_head,
     respond,
     run_server,
+    run_udp_server,
 )
 
 HEALTH = {"status": "ok", "version": __version__, "proxies": 1, "error": None}
@@ -64,6 +67,7 @@ class Site:
     def __init__(self) -> None:
         self.date = ""  # the time
         self.health: Any = HEALTH
+        self.alt_svc = ""
         self.page_headers: Mapping[str, str] = PAGE_HEADERS
         self.is_buffered = False
         self.lines = as_lines(0, PAUSE)
@@ -73,7 +77,7 @@ class Site:
         if target == "/health":
             body = self.health if isinstance(self.health, bytes) else json.dumps(self.health)
             data = body if isinstance(body, bytes) else body.encode()
-            respond(connection, data)
+            respond(connection, data, head=self.alt_svc and f"Alt-Svc: {self.alt_svc}\r\n")
         elif target == STREAM_PATH:
             self._stream(connection, ended)
         else:
@@ -140,8 +144,8 @@ class GoodServerTests(OutsideCase):
             states,
             {
                 "name": State.WARNING, "connection": State.OK, "certificate": State.OK,
-                "TLS": State.OK, "HTTP": State.UNKNOWN, "health": State.OK, "clock": State.OK,
-                "headers": State.OK, "streaming": State.OK,
+                "TLS": State.OK, "HTTP/3": State.OK, "HTTP": State.UNKNOWN, "health": State.OK,
+                "clock": State.OK, "headers": State.OK, "streaming": State.OK,
             },
             findings,
         )  # fmt: skip
@@ -201,6 +205,50 @@ class GoodServerTests(OutsideCase):
             with run_server(redirect) as port:
                 checks = OutsideChecks(Target(HOST, 1, port), addresses=["127.0.0.1"])
                 self.assertEqual(checks._check_redirect().state, state, location)
+
+
+def negotiate_version(datagram: bytes) -> bytes:
+    """Return the versions that a server of QUIC knows, for a packet of another version."""
+    server_id, own_id = datagram[6:14], datagram[15:23]
+    is_question = len(datagram) == 1200 and datagram[1:5] == bytes.fromhex("1a2a3a4a")
+    versions = bytes.fromhex("00000001")
+    return b"\xca\0\0\0\0\x08" + own_id + b"\x08" + server_id + versions if is_question else b""
+
+
+def as_answer(answer: bytes, _: bytes) -> bytes:
+    """Return `answer`, whatever was asked."""
+    return answer
+
+
+class Http3Tests(OutsideCase):
+    """A server that says that it speaks HTTP/3."""
+
+    def test_its_udp_port_must_answer(self) -> None:
+        with run_udp_server(negotiate_version) as port:
+            self.site.alt_svc = f'h3=":{port}"; ma=86400'
+            findings = self.check()
+        found = f"UDP port {port} answers on each address"
+        self.assert_state(findings, "HTTP/3", State.OK, found)
+
+    def test_a_port_that_a_firewall_closes_is_found(self) -> None:
+        """A firewall answers nothing; another program answers something else."""
+        for answer in (b"", b"hello", negotiate_version(b"\0" * 1200)):
+            with run_udp_server(partial(as_answer, answer)) as port:
+                self.site.alt_svc = f'h2="a:1", h3=":{port}"'
+                findings = self.check(timeout=TIMEOUT)
+            self.assert_state(findings, "HTTP/3", State.WARNING, "does not answer: 127.0.0.1")
+            self.assertIn(f"Open UDP port {port}", findings["HTTP/3"].advice)
+
+    def test_a_port_where_nothing_listens_is_found_at_once(self) -> None:
+        with run_udp_server(negotiate_version) as port:
+            pass
+        self.site.alt_svc = f'h3=":{port}"'
+        self.assert_state(self.check(), "HTTP/3", State.WARNING, "does not answer")
+
+    def test_what_offers_no_http_3(self) -> None:
+        for value in ("", "clear", 'h3="evil.example:443"', 'h3=":0"', 'h3=":65536"', 'ah3=":1"'):
+            self.assertIsNone(parse_http3_port(value), value)
+        self.assertEqual(parse_http3_port('h2=":1", h3=":443"; ma=1'), 443)
 
 
 class CertificateTests(OutsideCase):
