@@ -33,7 +33,11 @@ class DebianSystem:
             pytest.fail('This test needs root and the package "mmdebstrap".', pytrace=False)
         options = ["--quiet", "--mode=root", "--variant=apt", f"--include={','.join(packages)}"]
         # The lists of packages stay, so that apt needs no network.
-        options += ["--skip=cleanup/apt/lists", '--dpkgopt=path-exclude="/usr/share/locale/*"']
+        options += [
+            "--dpkgopt=force-unsafe-io",
+            "--skip=cleanup/apt/lists",
+            '--dpkgopt=path-exclude="/usr/share/locale/*"',
+        ]
         result = subprocess.run(
             ["mmdebstrap", *options, suite, str(root)], capture_output=True, text=True, check=False
         )
