@@ -30,10 +30,13 @@ def package_file(folder: Path, package: DebianPackage, version: str = __version_
     return folder / f"{package.name}_{version}_amd64.deb"
 
 
-@pytest.fixture(scope="module")
-def debian(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> DebianSystem:
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def debian(
+    request: pytest.FixtureRequest, packages: Path, tmp_path_factory: pytest.TempPathFactory
+) -> DebianSystem:
     """A Debian with both packages, and a user ann."""
-    system = DebianSystem.bootstrap(tmp_path_factory.mktemp("debian") / "root")
+    root = tmp_path_factory.mktemp(request.param) / "root"
+    system = DebianSystem.bootstrap(root, request.param, "adduser", "python3")
     system.install(package_file(packages, SERVER), package_file(packages, DESKTOP))
     system.run("adduser", "--quiet", "--system", "--home=/var/lib/ann", "--group", "ann")
     return system
@@ -119,12 +122,13 @@ def test_each_package_has_what_its_system_expects(debian: DebianSystem) -> None:
     assert debian.exists(f"{enabled}/ctllm-cloud.service")
     assert not debian.exists(f"{enabled}/ctllm-firewall.service")
     assert debian.run("stat", "-c", "%U %a", STATE) == "ctllm 700\n"
+    tag = debian.run("python3", "-c", "import sys; print(sys.implementation.cache_tag)").strip()
     for package in (DESKTOP, SERVER):
-        count = debian.run("find", package.prefix, "-name", "*.cpython-311.pyc").count("\n")
+        count = debian.run("find", package.prefix, "-name", f"*.{tag}.pyc").count("\n")
         assert count > 500
     # What python3 runs when the system gets another version of it.
     debian.run(f"/usr/share/python3/runtime.d/{SERVER.name}.rtupdate", "rtupdate", "old", "new")
-    assert debian.run("find", SERVER.prefix, "-name", "*.cpython-311.pyc").count("\n") == count
+    assert debian.run("find", SERVER.prefix, "-name", f"*.{tag}.pyc").count("\n") == count
 
 
 def test_packages_are_upgraded_removed_and_purged(
