@@ -343,6 +343,14 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         int,
         Meta(description="Maximum time for a streaming proxy to start, in seconds.", ge=1),
     ] = 20
+    start_queue_timeout_seconds: Annotated[
+        int,
+        Meta(
+            description="Seconds that a request waits at most while the streaming proxies of "
+            "others are started first.",
+            ge=1,
+        ),
+    ] = 50
     max_connections: Annotated[
         int,
         Meta(

@@ -13,6 +13,8 @@ MAX_DELAY = 30.0
 MAX_DELAY_WITH_REQUESTS = 5.0
 #: The longest Retry-After that is obeyed.
 MAX_RETRY_AFTER = 300
+#: The longest time, in seconds, over which those are spread who were told the same Retry-After.
+MAX_RETRY_AFTER_SPREAD = 10
 
 
 def reconnect_delay(
@@ -25,14 +27,17 @@ def reconnect_delay(
 
     The delay is up to 1 s after a connection that worked, then 1 to 5 s, 1 to 15 s, and 1 to 30 s;
     at most 5 s while requests are in progress. It is spread over the whole range because all
-    desktops of a cloud reconnect at the same time after it restarts. `retry_after` is the cloud's;
-    the delay is one to two times that, and it is ignored while requests are in progress.
+    desktops of a cloud reconnect at the same time after it restarts. `retry_after` is the cloud's,
+    which knows when the user's proxy runs: the delay is that, and up to 10 s more; with less than
+    10 s, up to twice that. It is ignored while requests are in progress.
     """
     if failures == 0:
         return MAX_FIRST_DELAY * random()
     max_delay = MAX_DELAY_WITH_REQUESTS if has_requests else MAX_DELAY
     upper = min(max_delay, 5.0 * 3.0 ** min(failures - 1, 8))
     delay = 1.0 + (upper - 1.0) * random()
-    if retry_after is None or has_requests:
+    if not retry_after or has_requests:
         return delay
-    return max(delay, min(retry_after, MAX_RETRY_AFTER) * (1.0 + random()))
+    wait = min(retry_after, MAX_RETRY_AFTER)
+    least = min(delay, MAX_DELAY_WITH_REQUESTS)
+    return max(least, wait + min(wait, MAX_RETRY_AFTER_SPREAD) * random())

@@ -78,18 +78,22 @@ async def test_concurrent_starts_create_one_container_for_each_user(
 
 
 @pytest.mark.parametrize(
-    ("command", "detail"),
+    ("command", "detail", "starts_again"),
     [
-        (("kill",), "its container exited with code 137"),
-        (("pause",), "its container was paused"),
-        (("rm", "-f"), "its container"),
+        (("kill",), "its container exited with code 137", True),
+        (("pause",), "its container was paused", False),
+        (("rm", "-f"), "its container", False),
     ],
 )
 @ensureDeferred
-async def test_a_killed_paused_or_removed_container_is_replaced(
-    engine: ContainerInspector, cluster: Cluster, command: tuple[str, ...], detail: str
+async def test_a_killed_container_starts_again_and_a_paused_or_removed_one_is_replaced(
+    engine: ContainerInspector,
+    cluster: Cluster,
+    command: tuple[str, ...],
+    detail: str,
+    starts_again: bool,
 ) -> None:
-    """Its responses are cut off, and the next container serves new requests."""
+    """Its responses are cut off, and then new requests are served, with the same limits."""
     await start_with_desktop(cluster, *engine.options)
     (first,) = engine.containers()
     response = await start_stream(cluster, cluster.alice_token)
@@ -99,9 +103,44 @@ async def test_a_killed_paused_or_removed_container_is_replaced(
         lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
     )
     (second,) = engine.containers()
-    assert second != first
+    assert (second == first) is starts_again
+    assert engine.inspect(second)["HostConfig"]["NanoCpus"] == 500_000_000
+    assert len(engine.all()) == 2  # the container and its network
     (death,) = [record for record in audit_records(cluster) if record["event"] == "proxy.died"]
     assert death["reason"] == "exited" and detail in death["detail"]
+
+
+@pytest.mark.parametrize("changed", ["other subnet", "second network", "limits"])
+@ensureDeferred
+async def test_a_killed_container_that_is_not_as_it_was_created_is_replaced(
+    engine: ContainerInspector, cluster: Cluster, changed: str
+) -> None:
+    """Somebody made it another network, connected it to a second one, or changed the settings."""
+    cloud = await start_with_desktop(cluster, *engine.options)
+    (first,) = engine.containers()
+    network = engine.inspect(first)["Name"].strip("/").replace("-proxy-", "-net-")
+    await cloud.stop(signal.SIGKILL)
+    engine.run("kill", first)
+    options = list(engine.options)
+    match changed:
+        case "other subnet":
+            engine.run("network", "disconnect", "-f", network, first)
+            engine.run("network", "rm", network)
+            labels = engine.inspect(first)["Config"]["Labels"]
+            owner = [f"--label={name}={labels[name]}" for name in ("ctllm.instance", "ctllm.proxy")]
+            engine.run("network", "create", "--subnet=10.142.0.240/28", *owner, network)
+        case "second network":
+            engine.run("network", "connect", "bridge", first)
+        case _:
+            options.append("--max-memory-bytes=300000000")
+    await cluster.start_cloud(*options)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
+    )
+    (second,) = engine.containers()
+    container = engine.inspect(second)
+    assert second != first and list(container["NetworkSettings"]["Networks"]) == [network]
+    assert engine.inspect(network)["Internal"]
 
 
 @ensureDeferred
@@ -122,7 +161,7 @@ async def test_a_response_resumes_after_its_container_was_killed(
         reader.headers["ctllm-request-id"], len(received), faulty.token
     )
     assert rest.complete and sha256(received + bytes(rest.body)) == sha256(full_response(150))
-    assert engine.containers() != [first] and faulty.upstream.request_count == 1
+    assert engine.containers() == [first] and faulty.upstream.request_count == 1
 
 
 @ensureDeferred

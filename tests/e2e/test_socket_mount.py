@@ -191,6 +191,24 @@ async def test_a_container_that_replaces_its_socket_is_replaced(
 
 
 @ensureDeferred
+async def test_a_killed_container_starts_again_with_a_new_socket(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """Its directory is sealed again."""
+    await start_with_desktop(cluster, *engine.options, NO_NETWORK)
+    first = engine.containers()
+    (folder,) = folders(cluster)
+    before = (folder / "proxy.sock").stat().st_ino
+    engine.run("kill", *first)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 30
+    )
+    assert engine.containers() == first and folders(cluster) == [folder]
+    assert (folder / "proxy.sock").stat().st_ino != before
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o550
+
+
+@ensureDeferred
 async def test_a_cloud_with_the_user_id_of_containers_does_not_start(
     cluster: Cluster, open_state: Path
 ) -> None:

@@ -6,6 +6,7 @@ ignored, because each version of the API adds some.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ class EndpointSettings(Struct, frozen=True):
     """A container's endpoint in one network. The address is empty unless the container runs."""
 
     address: str = field(name="IPAddress", default="")
+    network_id: str = field(name="NetworkID", default="")
 
 
 class _NetworkSettings(_Pascal, frozen=True):
@@ -47,8 +49,13 @@ class ContainerState(_Pascal, frozen=True):
     started_at: datetime | None = None
 
 
+class _Mount(_Pascal, frozen=True):
+    source: str = ""
+
+
 class _HostConfig(_Pascal, frozen=True):
     nano_cpus: int = 0
+    mounts: list[_Mount] | None = None
 
 
 class _Config(_Pascal, frozen=True):
@@ -70,6 +77,16 @@ class Container(_Pascal, frozen=True):
     def labels(self) -> dict[str, str]:
         """The container's labels."""
         return self.config.labels or {}
+
+    @property
+    def networks(self) -> Mapping[str, EndpointSettings]:
+        """The container's networks, by name."""
+        return self.network_settings.networks or {}
+
+    @property
+    def mounted_directories(self) -> list[str]:
+        """The directories and files of Docker's host that are mounted in the container."""
+        return [each.source for each in self.host_config.mounts or []]
 
     def address(self, network: str) -> str:
         """Return the container's address in a network, or an empty string."""
@@ -116,6 +133,8 @@ class Network(_Pascal, frozen=True):
     internal: bool
     ipam: _Ipam = field(name="IPAM")
     labels: dict[str, str] | None = None
+    options: dict[str, str] | None = None
+    containers: dict[str, object] | None = None  # those that run, by id; not in a list of networks
 
     @property
     def subnets(self) -> list[str]:

@@ -40,6 +40,10 @@ from ctllm.reactor.services import MultiService, Service
 #: the next cloud needs them soon.
 REQUEST_RETRY_AFTER, DESKTOP_RETRY_AFTER = 60, 10
 
+#: Seconds that a desktop waits in the queue of starts. With the start itself, that is less than it
+#: waits for a response (`HANDSHAKE_TIMEOUT`).
+DESKTOP_MAX_WAIT = 20.0
+
 #: Seconds between two looks whether enough proxies wait for users.
 WARM_INTERVAL = 1.0
 
@@ -209,7 +213,10 @@ class ProxyManager(MultiService):
         if supervisor is None:
             supervisor = self._add_supervisor(proxy_id)
         supervisor.spawner_name = spawner or supervisor.spawner_name
-        pool = await supervisor.ensure_running()
+        max_wait = self._context.settings.start_queue_timeout_seconds
+        pool = await supervisor.ensure_running(
+            max_wait if is_new_request else min(max_wait, DESKTOP_MAX_WAIT)
+        )
         if is_new_request:
             await supervisor.wait_for_desktops()
         return pool

@@ -7,6 +7,7 @@ of them slower, until none finishes before its timeout.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -14,8 +15,8 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from ctllm.reactor.interfaces import Clock
 
-#: Weight of the latest duration in the moving average.
-SMOOTHING_FACTOR = 0.25
+#: How many of the latest durations count. So a start that took very long does not, for long.
+MEASURED_STARTS = 16
 #: Seconds between two replacements of proxies. Each needs a start.
 REPLACEMENT_INTERVAL = 2.0
 
@@ -42,7 +43,7 @@ class StartLimiter:
     def __init__(self, clock: Clock, limit: int) -> None:
         self._clock, self._limit = clock, limit
         self._semaphore = DeferredSemaphore(limit)
-        self._average_duration = 0.0
+        self._durations: deque[float] = deque(maxlen=MEASURED_STARTS)
 
     @property
     def is_idle(self) -> bool:
@@ -50,10 +51,11 @@ class StartLimiter:
         return self._semaphore.tokens == self._limit
 
     def expected_wait(self, acquiring: Deferred[Callable[[], None]]) -> int:
-        """Seconds until a call of `acquire` has a slot, estimated from past durations."""
+        """Seconds until a call of `acquire` has had its slot, estimated from past durations."""
         queue = cast("list[object]", self._semaphore.waiting)
         place = queue.index(acquiring) + 1 if acquiring in queue else 0
-        return math.ceil(place * self._average_duration / self._limit)
+        average = sum(self._durations) / max(1, len(self._durations))
+        return math.ceil((place / self._limit + 1) * average)
 
     def acquire(self) -> Deferred[Callable[[], None]]:
         """Wait for a slot; the result is a function that releases it.
@@ -67,8 +69,7 @@ class StartLimiter:
 
         def release() -> None:
             if acquired_at:
-                duration = self._clock.seconds() - acquired_at.pop()
-                self._average_duration += SMOOTHING_FACTOR * (duration - self._average_duration)
+                self._durations.append(self._clock.seconds() - acquired_at.pop())
                 self._semaphore.release()
 
         return release

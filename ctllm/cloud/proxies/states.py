@@ -103,6 +103,11 @@ class Backoff:
         delay = 0.0 if self._failures < 2 else min(MAX_BACKOFF, 2.0 ** (self._failures - 2))
         self._retry_at = now + delay
 
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the last failure followed another one soon."""
+        return self._failures > 1
+
     def remaining(self, now: float) -> int:
         """Return the seconds until the next start is allowed, rounded up."""
         return max(0, math.ceil(self._retry_at - now))

@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -54,9 +55,8 @@ MIN_RETRY_AFTER, MAX_RETRY_AFTER = 2, 120
 #: Seconds for which a proxy keeps its place among those that wait to be started, after the last
 #: request for it. A desktop comes back after at most twice the `Retry-After`.
 QUEUE_RETENTION = 2.0 * MAX_RETRY_AFTER + 20.0
-_QUEUE_TIMED_OUT_MESSAGE = (
-    "Too many streaming proxies are being started right now. Try again in a moment."
-)
+#: Seconds between two looks whether anybody has come for a proxy in the queue.
+QUEUE_CHECK_INTERVAL = 20.0
 
 StateTask: TypeAlias = Coroutine[Any, Any, "Event | None"]
 
@@ -125,15 +125,17 @@ class ProxySupervisor:
         self._task: Deferred[Event | None] | None = None
         self._start_waiters: Waiters[ConnectionPool] = Waiters()
         self._stop_waiters: Waiters[None] = Waiters()
+        self._acquiring: Deferred[Callable[[], None]] | None = None  # while it is in the queue
         self._missing_desktops = 0  # that were connected to the proxy which this one replaces
         self._desktop_waiters: Waiters[None] = Waiters()
 
     # -- requests of the manager
 
-    async def ensure_running(self) -> ConnectionPool:
+    async def ensure_running(self, max_wait: float) -> ConnectionPool:
         """Return connections to the proxy; start it first if it does not run.
 
-        Raises ProxyUnavailable if it does not start, ServiceUnavailable if others start first.
+        It waits for `max_wait` seconds at most while others start first. Raises ProxyUnavailable if
+        it does not start, and ServiceUnavailable if it has waited for so long.
         """
         self._last_requested = self._context.clock.seconds()
         if self.state is State.RUNNING and self.pool is not None:
@@ -143,9 +145,14 @@ class ProxySupervisor:
                 "proxy.start_refused", self.id, "backoff", self.cause.description
             )
             raise self._unavailable_error()
-        started = self._start_waiters.wait()
-        self.handle_event(EventType.REQUESTED, Cause("requested"))
-        return await started
+        while True:
+            started = self._start_waiters.wait()
+            self.handle_event(EventType.REQUESTED, Cause("requested"))
+            try:
+                return await started.addTimeout(max_wait, cast(IReactorTime, self._context.clock))
+            except TimeoutError:
+                if self._acquiring is not None:
+                    raise self._queue_error(self._acquiring) from None
 
     async def wait_for_desktops(self) -> None:
         """Wait until the desktops of a proxy that was replaced are connected to the new one.
@@ -266,38 +273,39 @@ class ProxySupervisor:
             release()
 
     async def _wait_for_slot(self) -> Callable[[], None]:
-        """Wait for a slot of the start limiter; refuse requests that have waited for too long.
+        """Wait for a slot of the start limiter.
 
-        The place in the queue is kept for them. If it were lost, whoever comes back would be last
-        again, and slots would be idle while everybody waits to come back.
+        The place in the queue is kept for requests that were refused. If it were lost, whoever
+        comes back would be last again, and slots would be idle while everybody waits to come back.
         """
-        clock, timeout = self._context.clock, self._context.settings.proxy_start_timeout_seconds
-        limiter = self._context.start_limiter
-        acquiring = limiter.acquire()
+        clock = self._context.clock
+        acquiring = self._acquiring = self._context.start_limiter.acquire()
         timer: Timer
 
-        def refuse() -> None:
+        def check() -> None:
             nonlocal timer
-            timer = clock.callLater(timeout, refuse)
-            self._refuse_waiters(limiter.expected_wait(acquiring))
+            timer = clock.callLater(QUEUE_CHECK_INTERVAL, check)
+            if clock.seconds() - self._last_requested > QUEUE_RETENTION and not self._start_waiters:
+                self.handle_event(EventType.QUEUE_TIMED_OUT, Cause("queue_timeout"))
 
-        timer = clock.callLater(timeout, refuse)
+        timer = clock.callLater(QUEUE_CHECK_INTERVAL, check)
         try:
             return await acquiring
         finally:
+            self._acquiring = None
             timer.cancel()
 
-    def _refuse_waiters(self, expected_wait: int) -> None:
-        """Refuse all who wait for the start; leave the queue if nobody has come for long."""
-        if self._context.clock.seconds() - self._last_requested > QUEUE_RETENTION:
-            self.handle_event(EventType.QUEUE_TIMED_OUT, Cause("queue_timeout"))
-        elif self._start_waiters:
-            self._context.audit.record("proxy.start_refused", self.id, "queue_timeout")
-            self._context.metrics.proxy_start_failed("queue_timeout")
-            retry_after = min(MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, expected_wait))
-            self._start_waiters.fail(
-                ServiceUnavailable(_QUEUE_TIMED_OUT_MESSAGE, retry_after=retry_after)
-            )
+    def _queue_error(self, acquiring: Deferred[Callable[[], None]]) -> ServiceUnavailable:
+        """Return the error for a request that has waited in the queue for too long."""
+        self._context.audit.record("proxy.start_refused", self.id, "queue_timeout")
+        self._context.metrics.proxy_start_failed("queue_timeout")
+        expected_wait = self._context.start_limiter.expected_wait(acquiring)
+        retry_after = min(MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, expected_wait))
+        return ServiceUnavailable(
+            "The streaming proxies of other users are being started first. Yours is expected to "
+            f"run in {retry_after} s: try again then.",
+            retry_after=retry_after,
+        )
 
     async def _start_in_slot(self, release: Callable[[], None]) -> Event:
         timeout = self._context.settings.proxy_start_timeout_seconds
@@ -346,8 +354,8 @@ class ProxySupervisor:
         self.direct_address = instance.address if health.direct is not None else ""
         self._direct_counter.start(health.direct if instance.adopted else None)
         await context.spawner.start_completed(self.id)
-        if instance.adopted and instance.waiting_id:
-            # The last run of the cloud may have ended before the proxy was told.
+        if instance.waiting_id:
+            # It was started again, or the last run of the cloud ended before the proxy was told.
             await context.warm_pool.tell(self.pool, instance)
 
     async def _monitor(self) -> Event:
@@ -411,10 +419,19 @@ class ProxySupervisor:
 
     async def _remove(self) -> Event:
         """Close the connections and have the spawner remove the proxy."""
+        return await self._remove_with(self._context.spawner.remove)
+
+    async def _clean_up(self) -> Event:
+        """Close the connections. Keep what the next start can use, unless it may be to blame."""
+        spawner = self._context.spawner
+        is_reusable = self.cause.reason == "exited" and not self._backoff.is_repeated
+        return await self._remove_with(spawner.clean_up if is_reusable else spawner.remove)
+
+    async def _remove_with(self, remove: Callable[[str], Coroutine[Any, Any, None]]) -> Event:
         self._close_pool()
         self._start_waiters.fail(self._unavailable_error())
         try:
-            await self._context.spawner.remove(self.id)
+            await remove(self.id)
         except CancelledError:
             raise
         except Exception:
@@ -475,7 +492,7 @@ STATE_TASKS: Mapping[State, Callable[[ProxySupervisor], StateTask]] = MappingPro
         State.STARTING: ProxySupervisor._start,
         State.RUNNING: ProxySupervisor._monitor,
         State.STOPPING: ProxySupervisor._remove,
-        State.CLEANING_UP: ProxySupervisor._remove,
+        State.CLEANING_UP: ProxySupervisor._clean_up,
         State.FAILED: ProxySupervisor._hold_failure,
         State.CLOSED: ProxySupervisor._close,
     }

@@ -12,6 +12,7 @@ from ctllm.cloud.docker_api import (
     ContainerSummary,
     DockerClient,
     DockerNotFound,
+    Network,
     SubnetOverlap,
 )
 from ctllm.cloud.spawners.connectivity import ContainerConnectivity
@@ -21,10 +22,12 @@ from ctllm.cloud.spawners.container_spec import (
     CloudLabels,
     network_config,
     network_name,
+    network_options,
 )
 from ctllm.cloud.spawners.host_isolation import HostIsolation
 from ctllm.cloud.spawners.host_routes import list_routes
 from ctllm.cloud.spawners.subnet_allocator import SubnetAllocator
+from ctllm.reactor.deferred_tools import run_together
 
 #: Docker refuses a subnet that another of its clients has taken meanwhile.
 MAX_SUBNET_ATTEMPTS = 8
@@ -76,8 +79,19 @@ class BridgeNetwork:
 
         Raises ServiceUnavailable if no subnet is free, and ProxyUnavailable without isolation.
         """
-        await self.verify_isolation()
-        await self._create_network(proxy_id)
+        # Nothing runs in the network yet. It is removed again if the check fails.
+        await run_together(self.verify_isolation(), self._create_network(proxy_id))
+
+    async def provision_again(self, proxy_id: str, container: Container) -> bool:
+        """Return whether the container's only network is its own, unused, and as it was created.
+
+        Raises ProxyUnavailable without isolation.
+        """
+        _, network = await run_together(self.verify_isolation(), self._find_network(proxy_id))
+        if network is None or network.containers:
+            return False
+        attached = {name: each.network_id for name, each in container.networks.items()}
+        return attached == {network.name: network.id} and self._is_as_created(proxy_id, network)
 
     async def container_started(self, proxy_id: str) -> None:
         """Do nothing: Docker has assigned an address."""
@@ -92,10 +106,9 @@ class BridgeNetwork:
 
     async def deprovision(self, proxy_id: str) -> None:
         """Remove the network, if it belongs to this cloud."""
-        with suppress(DockerNotFound):
-            network = await self._docker.inspect_network(network_name(proxy_id))
-            if self._labels.is_owned(network.labels or {}):
-                await self._docker.remove_network(network.id)
+        network = await self._find_network(proxy_id)
+        if network is not None and self._labels.is_owned(network.labels or {}):
+            await self._docker.remove_network(network.id)
 
     async def list_provisioned(self) -> set[str]:
         """Return the proxies that have a network whose name and labels match."""
@@ -103,10 +116,21 @@ class BridgeNetwork:
         owners = {(each.labels or {}).get(PROXY_LABEL, ""): each.name for each in networks}
         return {id for id, name in owners.items() if name == network_name(id)}
 
+    async def _find_network(self, proxy_id: str) -> Network | None:
+        with suppress(DockerNotFound):
+            return await self._docker.inspect_network(network_name(proxy_id))
+        return None
+
+    def _is_as_created(self, proxy_id: str, network: Network) -> bool:
+        labels = network.labels or {}
+        is_own = self._labels.is_owned(labels) and labels.get(PROXY_LABEL) == proxy_id
+        options = network_options(proxy_id).items() <= (network.options or {}).items()
+        return is_own and network.internal and options
+
     async def _create_network(self, proxy_id: str) -> None:
         for attempts_left in reversed(range(MAX_SUBNET_ATTEMPTS)):
-            in_use = [one for each in await self._docker.list_networks() for one in each.subnets]
-            subnet = self._subnets.reserve([*in_use, *self._host_routes()])
+            is_first = attempts_left == MAX_SUBNET_ATTEMPTS - 1
+            subnet = self._subnets.reserve(await self._subnets_in_use(is_first))
             try:
                 await self._docker.create_network(network_config(self._labels, proxy_id, subnet))
             except SubnetOverlap:
@@ -117,5 +141,14 @@ class BridgeNetwork:
             finally:
                 self._subnets.release(subnet)
 
-    def _host_routes(self) -> Sequence[str]:
-        return list_routes(self._route_table) if self._route_table is not None else ()
+    async def _subnets_in_use(self, is_first_attempt: bool) -> Sequence[str]:
+        """Return the subnets that a new network must not have.
+
+        The bridge of each network has a route on Docker's host. So Docker is only asked for its
+        networks, which takes long if there are many, if it runs elsewhere, or refused a subnet.
+        """
+        routes = list_routes(self._route_table) if self._route_table is not None else ()
+        if routes and is_first_attempt:
+            return routes
+        networks = await self._docker.list_networks()
+        return [*routes, *(subnet for each in networks for subnet in each.subnets)]

@@ -91,6 +91,12 @@ class CompositeSpawner(MultiService):
         for each in self._spawners if name is None else (name,):
             await self._spawners[each].remove(proxy_id)
 
+    async def clean_up(self, proxy_id: str) -> None:
+        """Remove what is left of a proxy that exited, except what its next start may use soon."""
+        name = self._located.get(proxy_id)
+        for each in self._spawners if name is None else (name,):
+            await self._spawners[each].clean_up(proxy_id)
+
     async def inspect(self, proxy_id: str) -> ProxyInstance | None:
         """Return the proxy, or None if it does not exist or is being removed."""
         name = await self._locate(proxy_id)

@@ -50,6 +50,13 @@ class Connectivity(Protocol):
     async def provision(self, proxy_id: str) -> None:
         """Create what must exist before the container starts. Raises CtllmError if that fails."""
 
+    async def provision_again(self, proxy_id: str, container: Container) -> bool:
+        """Make ready what exists for a container that exited, so that it can start again.
+
+        Return False if that differs from what `prepare` and `provision` would create: the container
+        must not start then. Raises CtllmError as they do.
+        """
+
     async def container_started(self, proxy_id: str) -> None:
         """Complete what can only be done once the container runs. Never times out by itself."""
 

@@ -32,6 +32,9 @@ MAX_PIDS = 32
 #: Half a processor, in units of 1e-9: the limit of a proxy that has started. Its start has none,
 #: because it would take twice as long.
 NANO_CPUS = 500_000_000
+#: One processor: the limit while a container starts again, which had that of a started one. Docker
+#: removes no limit, and accepts none above the processors of its host.
+RESTART_NANO_CPUS = 1_000_000_000
 #: A proxy logs a line when a tunnel connects or disconnects.
 _LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 _TMPFS = {"/tmp": "rw,noexec,nosuid,nodev,size=1m,mode=1777"}  # noqa: S108
@@ -91,22 +94,26 @@ def network_name(proxy_id: str) -> str:
     return NETWORK_PREFIX + proxy_id.removeprefix(ID_PREFIX)
 
 
+def network_options(proxy_id: str) -> dict[str, str]:
+    """Return the options of the driver of a proxy's network."""
+    suffix = network_name(proxy_id).removeprefix(NETWORK_PREFIX)
+    return {
+        # Linux allows 15 characters. The firewall's rules match the prefix.
+        "com.docker.network.bridge.name": BRIDGE_PREFIX + suffix[:12],
+        "com.docker.network.bridge.enable_icc": "false",
+    }
+
+
 def network_config(labels: CloudLabels, proxy_id: str, subnet: IPv4Network) -> JsonObject:
     """Return the body of the request that creates a proxy's network, which is internal."""
-    name = network_name(proxy_id)
     return {
-        "Name": name,
+        "Name": network_name(proxy_id),
         "CheckDuplicate": True,
         "Driver": "bridge",
         "Internal": True,
         "EnableIPv6": False,
         "IPAM": {"Driver": "default", "Config": [{"Subnet": str(subnet)}]},
-        "Options": {
-            # Linux allows 15 characters. The firewall's rules match the prefix.
-            "com.docker.network.bridge.name": BRIDGE_PREFIX
-            + name.removeprefix(NETWORK_PREFIX)[:12],
-            "com.docker.network.bridge.enable_icc": "false",
-        },
+        "Options": network_options(proxy_id),
         "Labels": labels.labels_for(proxy_id),
     }
 

@@ -26,6 +26,7 @@ from ctllm.cloud.spawners.connectivity import Connectivity
 from ctllm.cloud.spawners.container_spec import (
     NANO_CPUS,
     PROXY_LABEL,
+    RESTART_NANO_CPUS,
     SETTINGS_LABEL,
     CloudLabels,
     container_config,
@@ -53,6 +54,8 @@ from ctllm.reactor.services import MultiService
 STOP_TIMEOUT = 5
 #: Concurrent requests for statistics; Docker may take a second for each.
 MAX_CONCURRENT_STATS = 32
+#: Seconds for which a container that exited is kept, for the next start to start it again.
+EXITED_RETENTION = 300.0
 
 
 class DockerSpawner(MultiService):
@@ -83,6 +86,8 @@ class DockerSpawner(MultiService):
         self._problems: dict[str, str] = {}
         self._outdated: frozenset[str] = frozenset()  # ids of containers
         self._unlimited: set[str] = set()  # proxies whose processor time has no limit yet
+        self._now = now
+        self._kept_until: dict[str, float] = {}  # of proxies whose container exited
         self._stats_slots = DeferredSemaphore(MAX_CONCURRENT_STATS)
         self._exit_watcher = ExitWatcher(
             docker, clock, labels.selector, now, self._exit_observers.notify
@@ -112,8 +117,8 @@ class DockerSpawner(MultiService):
                 container = await self._find_container(proxy_id)
                 adopted = container is not None and self._is_usable(proxy_id, container)
                 if container is None or not adopted:
-                    await self._remove_resources(proxy_id)
-                    container = await self._start_container(proxy_id)
+                    container = await self._start_again(proxy_id, container)
+                self._kept_until.pop(proxy_id, None)
                 if container.host_config.nano_cpus != NANO_CPUS:
                     self._unlimited.add(proxy_id)
                 instance = self._started_instance(proxy_id, container, adopted)
@@ -132,7 +137,8 @@ class DockerSpawner(MultiService):
     def can_assign(self, waiting_id: str, proxy_id: str) -> bool:
         """Return whether the waiting container runs, and the user has none, as far as is known."""
         watched = self._exit_watcher.watched
-        return waiting_id in watched and proxy_id not in watched
+        has_none = proxy_id not in watched and proxy_id not in self._kept_until
+        return waiting_id in watched and has_none
 
     async def assign(self, waiting_id: str, proxy_id: str) -> ProxyInstance:
         """Rename a waiting container. Its name is what assigns it: Docker keeps names unique.
@@ -165,7 +171,22 @@ class DockerSpawner(MultiService):
         self._exit_watcher.unwatch(proxy_id)
         self._unlimited.discard(proxy_id)
         async with self._lock(proxy_id):
+            self._kept_until.pop(proxy_id, None)
             await self._remove_resources(proxy_id)
+
+    async def clean_up(self, proxy_id: str) -> None:
+        """Keep the proxy's container and network for the next start, if it exited; else remove all.
+
+        To start it again takes half as long, and leaves Docker's rules of the network alone.
+        """
+        self._exit_watcher.unwatch(proxy_id)
+        self._unlimited.discard(proxy_id)
+        async with self._lock(proxy_id):
+            container = await self._find_container(proxy_id)
+            if container is not None and self._has_exited(container):
+                self._kept_until[proxy_id] = self._now() + EXITED_RETENTION
+            else:
+                await self._remove_resources(proxy_id)
 
     async def inspect(self, proxy_id: str) -> ProxyInstance | None:
         """Return the proxy, if its container runs."""
@@ -197,7 +218,8 @@ class DockerSpawner(MultiService):
         )
         in_use = {created_as(each.labels or {}, name) for name, each in listed.items()}
         for proxy_id in proxy_ids - set(usable) - (in_use - listed.keys()):
-            await self._remove_leftovers(proxy_id)
+            if self._kept_until.get(proxy_id, 0.0) <= self._now():
+                await self._remove_leftovers(proxy_id)
         return [
             self._make_instance(name, listed[name], listed[name].created, True) for name in usable
         ]
@@ -294,12 +316,46 @@ class DockerSpawner(MultiService):
         is_reachable = bool(self._connectivity.endpoint(resources, summary))
         return is_running and is_reachable and self._labels.is_current(labels)
 
+    async def _start_again(self, proxy_id: str, exited: Container | None) -> Container:
+        """Start the container that exited again; or a new one, if that cannot be, or fails."""
+        if exited is not None and self._has_exited(exited):
+            resources = created_as(exited.labels, proxy_id)
+            try:
+                if await self._make_ready(resources, exited):
+                    return await self._run_container(exited.id, resources)
+            except CtllmError as error:
+                reason = error.message
+                self._log.warn("Replacing {proxy}: {reason}", proxy=proxy_id, reason=reason)
+        await self._remove_resources(proxy_id)
+        return await self._start_container(proxy_id)
+
+    def _has_exited(self, container: Container) -> bool:
+        """Return whether a container of this cloud ran once, and its process has ended."""
+        labels = container.labels
+        return container.state.status == "exited" and self._labels.is_current(labels)
+
+    async def _make_ready(self, resources: str, exited: Container) -> bool:
+        """Return whether a container that exited is as a new one would be, and may start."""
+        image, is_provisioned = await run_together(
+            self._docker.inspect_image(self._image),
+            self._connectivity.provision_again(resources, exited),
+        )
+        is_outdated = exited.image != image.id or self._has_other_settings(exited.labels)
+        if is_outdated or not is_provisioned:
+            return False
+        await self._docker.limit_processors(exited.id, RESTART_NANO_CPUS)
+        return True
+
     async def _start_container(self, proxy_id: str) -> Container:
         connectivity = await self._connectivity.prepare(proxy_id)
         config = container_config(self._image, self._labels, proxy_id, self._settings, connectivity)
         container_id, _ = await run_together(
             self._docker.create_container(proxy_id, config), self._connectivity.provision(proxy_id)
         )
+        return await self._run_container(container_id, proxy_id)
+
+    async def _run_container(self, container_id: str, resources: str) -> Container:
+        """Start a container for which everything is provisioned with the id `resources`."""
         await self._docker.start_container(container_id)
         container = await self._docker.inspect_container(container_id)
         if not container.state.running:
@@ -307,7 +363,7 @@ class DockerSpawner(MultiService):
             raise ProxyUnavailable(
                 f"Its container exited at once: {output or container.state.error}"
             )
-        await self._connectivity.container_started(proxy_id)
+        await self._connectivity.container_started(resources)
         return container
 
     async def _remove_resources(self, proxy_id: str) -> None:

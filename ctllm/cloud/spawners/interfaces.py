@@ -131,6 +131,9 @@ class Spawner(Protocol):
     async def remove(self, proxy_id: str) -> None:
         """Stop the proxy and remove all that belongs to it, if it exists."""
 
+    async def clean_up(self, proxy_id: str) -> None:
+        """Remove what is left of a proxy that exited, except what its next start may use soon."""
+
     async def inspect(self, proxy_id: str) -> ProxyInstance | None:
         """Return the proxy, or None if it does not exist or is being removed."""
 

@@ -206,6 +206,10 @@ class ProcessSpawner(Service):
         if proxy_id in self._processes:
             await self._processes[proxy_id].stop()
 
+    async def clean_up(self, proxy_id: str) -> None:
+        """Stop the proxy, if it runs after all. Nothing of it can be used again."""
+        await self.remove(proxy_id)
+
     async def inspect(self, proxy_id: str) -> ProxyInstance | None:
         """Return the proxy, or None if it does not exist or is stopping."""
         process = self._processes.get(proxy_id)

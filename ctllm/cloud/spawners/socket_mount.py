@@ -108,6 +108,14 @@ class SocketMount:
     async def provision(self, proxy_id: str) -> None:
         """Do nothing: Docker mounts the directory when it creates the container."""
 
+    async def provision_again(self, proxy_id: str, container: Container) -> bool:
+        """Create the directory anew, if it is all that the container has, and has no network."""
+        directory = str(self._directory(proxy_id))
+        if [*container.networks] != ["none"] or container.mounted_directories != [directory]:
+            return False
+        await self.prepare(proxy_id)
+        return True
+
     async def container_started(self, proxy_id: str) -> None:
         """Wait for the socket, then seal the directory.
 

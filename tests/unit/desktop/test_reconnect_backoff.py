@@ -12,6 +12,7 @@ from ctllm.desktop.reconnect_backoff import (
     MAX_DELAY_WITH_REQUESTS,
     MAX_FIRST_DELAY,
     MAX_RETRY_AFTER,
+    MAX_RETRY_AFTER_SPREAD,
     reconnect_delay,
 )
 
@@ -60,10 +61,16 @@ class ThousandBridgesTests(SynchronousTestCase):
 
     def test_obeys_retry_after_up_to_a_limit(self) -> None:
         pauses = [reconnect_delay(1, random.Random(seed).random, False, 60) for seed in range(100)]
-        self.assertTrue(60 <= min(pauses) < 70 and 110 < max(pauses) <= 120)
-        self.assertLessEqual(reconnect_delay(9, lambda: 1.0, False, 10**8), 2 * MAX_RETRY_AFTER)
+        self.assertTrue(60 <= min(pauses) < 62 and 68 < max(pauses) <= 70)
+        latest = MAX_RETRY_AFTER + MAX_RETRY_AFTER_SPREAD
+        self.assertLessEqual(reconnect_delay(9, lambda: 1.0, False, 10**8), latest)
         self.assertLessEqual(reconnect_delay(1, lambda: 1.0, True, 60), MAX_DELAY_WITH_REQUESTS)
         self.assertGreater(reconnect_delay(9, lambda: 1.0, False, 0), 20)
+
+    def test_comes_back_when_the_cloud_says_also_after_many_refusals(self) -> None:
+        """Its proxy runs by then; a delay that grows would have its user wait for it."""
+        self.assertEqual(reconnect_delay(9, lambda: 1.0, False, 8), 16.0)
+        self.assertEqual(reconnect_delay(9, lambda: 1.0, False, 1), MAX_DELAY_WITH_REQUESTS)
 
     def test_attempts_are_rare_while_the_cloud_is_away(self) -> None:
         chance = random.Random(3)

@@ -111,6 +111,7 @@ class FakeSpawner:
         self.slow_list: Deferred[None] | None = None
         self.listed: list[str] | None = None  # replaces the true list
         self.removals: Counter[str] = Counter()
+        self.cleanups: Counter[str] = Counter()
         self.problem = ""
         self.outdated: set[str] = set()
         self.usages: dict[str, ResourceUsage] = {}
@@ -163,10 +164,18 @@ class FakeSpawner:
 
     async def remove(self, proxy_id: str) -> None:
         self.removals[proxy_id] += 1
+        self.assigned.pop(proxy_id, None)
         self.outdated.discard(proxy_id)
         if proxy_id in self.slow_removals:
             await self.slow_removals.pop(proxy_id)
         self.proxies.pop(proxy_id, None)
+
+    async def clean_up(self, proxy_id: str) -> None:
+        self.cleanups[proxy_id] += 1
+        assigned = self.assigned.get(proxy_id)
+        await self.remove(proxy_id)
+        if assigned is not None:  # the proxy that waited starts again, as one that waits
+            self.assigned[proxy_id] = assigned
 
     async def inspect(self, proxy_id: str) -> ProxyInstance | None:
         return self.instance(proxy_id, True) if proxy_id in self.proxies else None

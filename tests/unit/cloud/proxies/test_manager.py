@@ -129,6 +129,22 @@ class ExitTests(ProxyManagerCase):
         self.assertIsNot(self.start(A), pool)
         self.assertEqual(self.spawner.starts[A], 2)
 
+    def test_what_is_left_of_it_is_kept_for_the_next_start(self) -> None:
+        self.start(A)
+        self.spawner.exit(A)
+        self.flush()
+        self.assertEqual(self.spawner.cleanups[A], 1)
+
+    def test_nothing_is_kept_of_one_that_exits_again_soon_or_does_not_start(self) -> None:
+        for _ in range(2):
+            self.start(A)
+            self.spawner.exit(A)
+            self.flush()
+        self.spawner.error = ProxyUnavailable("no")
+        self.failure(self.ensure_running(B))
+        self.assertEqual((self.spawner.cleanups[A], self.spawner.cleanups[B]), (1, 0))
+        self.assertEqual((self.spawner.removals[A], self.spawner.removals[B]), (2, 1))
+
     def test_refuses_starts_for_longer_after_each_failure(self) -> None:
         for rest in (0, 1, 2, 4, 8, 16, 32, 60, 60):
             self.start(A)

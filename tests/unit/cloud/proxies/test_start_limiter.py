@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.proxies.start_limiter import StartLimiter
+from ctllm.cloud.proxies.start_limiter import MEASURED_STARTS, StartLimiter
 
 
 class StartLimiterTests(SynchronousTestCase):
@@ -43,12 +43,20 @@ class StartLimiterTests(SynchronousTestCase):
         self.assertEqual(self.limiter.expected_wait(first), 0)  # nothing is known yet
         self.clock.advance(40)
         release()
-        self.assertEqual(self.limiter.expected_wait(first), 0)  # it has its slot
+        self.assertEqual(self.limiter.expected_wait(first), 40)  # it has its slot
         waiting = [self.acquire() for _ in range(30)]
         self.assertEqual(
             [self.limiter.expected_wait(each) for each in (waiting[0], waiting[-1])],
-            [10 // 2, 30 * 10 // 2],
+            [40 // 2 + 40, 30 * 40 // 2 + 40],
         )
+
+    def test_a_start_that_took_long_counts_for_as_many_as_are_measured(self) -> None:
+        """One that timed out must not have all others come back late."""
+        for seconds in (100, *[1] * MEASURED_STARTS):
+            release = self.successResultOf(self.acquire())
+            self.clock.advance(seconds)
+            release()
+        self.assertEqual(self.limiter.expected_wait(self.acquire()), 1)
 
     def test_who_cancels_leaves_the_queue(self) -> None:
         """The next one has its place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from ctllm.cloud.proxies.manager import DESKTOP_MAX_WAIT
 from ctllm.cloud.proxies.supervisor import QUEUE_RETENTION
 from ctllm.config import Cloud
 from ctllm.errors import ProxyUnavailable, ServiceUnavailable
@@ -18,8 +19,26 @@ from tests.unit.cloud.proxies.manager_case import (
 )
 
 
-class ConcurrentStartTests(ProxyManagerCase):
-    settings = Cloud(max_proxies=40, max_concurrent_starts=2)
+class QueueCase(ProxyManagerCase):
+    """Two slots."""
+
+    def fill_slots(self) -> None:
+        """Have two starts that do not end."""
+        self.spawner.slow_starts.update({A: Deferred(), B: Deferred()})
+        for proxy in (A, B):
+            self.ensure_running(proxy).addErrback(lambda _: None)
+        self.wait(15)
+
+    def keep_slots_busy(self, count: int = 30) -> None:
+        """Have others before in the queue, whose starts do not end."""
+        for number in range(count):
+            proxy = f"ctllm-proxy-{number:032x}"
+            self.spawner.slow_starts[proxy] = Deferred()
+            self.ensure_running(proxy).addErrback(lambda _: None)
+
+
+class ConcurrentStartTests(QueueCase):
+    settings = Cloud(max_proxies=40, max_concurrent_starts=2, start_queue_timeout_seconds=20)
 
     def test_starts_at_most_the_maximum_at_once(self) -> None:
         for proxy in (A, B):
@@ -68,31 +87,27 @@ class ConcurrentStartTests(ProxyManagerCase):
             each.addErrback(lambda _: None)
 
     def test_a_start_that_waited_too_long_is_refused_with_retry_after(self) -> None:
-        others = [f"ctllm-proxy-{number:032x}" for number in range(20)]
-        self.spawner.slow_starts.update({A: Deferred(), B: Deferred()})
-        for proxy in (A, B, *others):
-            self.ensure_running(proxy).addErrback(lambda _: None)
+        self.fill_slots()
+        self.keep_slots_busy(8)
         last = self.ensure_running(C)
         self.wait(20)
-        retry_after = self.failure(last, ServiceUnavailable).retry_after
-        assert retry_after is not None
-        self.assertTrue(10 <= retry_after <= 120)
-        self.assertEqual((self.status(C), self.spawner.starts[C]), ("running", 1))
+        # Six before it, two at a time, for 20 s each as the first two; and 20 s for itself.
+        self.assertEqual(self.failure(last, ServiceUnavailable).retry_after, 90)
+        self.assertEqual((self.status(C), self.spawner.starts[C]), ("starting", 0))
         self.assertIn(("proxy.start_refused", "queue_timeout"), self.audited("event", "reason"))
 
-    def fill_slots(self) -> None:
-        """Have two starts that do not end."""
-        self.spawner.slow_starts.update({A: Deferred(), B: Deferred()})
-        for proxy in (A, B):
-            self.ensure_running(proxy).addErrback(lambda _: None)
-        self.wait(15)
-
-    def keep_slots_busy(self, count: int = 30) -> None:
-        """Have others before in the queue, whose starts do not end."""
-        for number in range(count):
-            proxy = f"ctllm-proxy-{number:032x}"
-            self.spawner.slow_starts[proxy] = Deferred()
-            self.ensure_running(proxy).addErrback(lambda _: None)
+    def test_a_request_whose_start_has_begun_waits_for_it(self) -> None:
+        """However long it waited in the queue."""
+        self.fill_slots()
+        request = self.ensure_running(C)
+        self.spawner.slow_starts[C] = Deferred()
+        self.wait(5)
+        self.assertEqual(self.spawner.starts[C], 1)
+        self.wait(16)
+        self.assertNoResult(request)
+        self.spawner.slow_starts[C].callback(None)
+        self.flush()
+        self.successResultOf(request)
 
     def test_who_was_refused_keeps_its_place_in_the_queue(self) -> None:
         """It starts when it is its turn, also if nobody has come back yet."""
@@ -128,3 +143,22 @@ class ConcurrentStartTests(ProxyManagerCase):
         self.assertEqual(self.status(C), "starting")
         self.wait(22)
         self.assertEqual((self.status(C), self.spawner.starts[C]), ("absent", 0))
+
+
+class PatienceTests(QueueCase):
+    """How long requests wait, and desktops."""
+
+    settings = Cloud(max_proxies=40, max_concurrent_starts=2, start_queue_timeout_seconds=50)
+
+    def test_a_desktop_is_refused_before_it_gives_up(self) -> None:
+        """Requests wait for longer, as long as the settings say."""
+        self.fill_slots()
+        self.keep_slots_busy()
+        request = self.ensure_running(C)
+        desktop = self.run_coroutine(self.manager.ensure_running(C, is_new_request=False))
+        self.wait(DESKTOP_MAX_WAIT)
+        self.failure(desktop, ServiceUnavailable)
+        self.wait(29)
+        self.assertNoResult(request)
+        self.wait(1)
+        self.failure(request, ServiceUnavailable)

@@ -111,6 +111,16 @@ class WarmPoolTests(ProxyManagerCase):
         self.assertEqual((self.spawner.starts[A], self.spawner.removals[A]), (1, 1))
         self.assertEqual(self.spawner.proxies[A].assignments, [])
 
+    def test_an_assigned_proxy_that_starts_again_is_assigned_to_the_same_user(self) -> None:
+        self.start(A)
+        (token,) = self.spawner.proxies[A].assignments
+        self.spawner.may_assign = False  # because it is kept
+        self.spawner.exit(A)
+        self.flush()
+        self.start(A)
+        self.assertEqual(self.spawner.starts[A], 1)
+        self.assertEqual(self.spawner.proxies[A].assignments, [token])
+
     def test_a_proxy_that_hangs_delays_its_user_by_seconds(self) -> None:
         self.spawner.proxies[self.spawner.waiting[0]].is_hanging = True
         starting = self.ensure_running(A)

@@ -63,6 +63,11 @@ class SocketMountCase(SynchronousTestCase):
     def container_started(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self.mount.container_started(A))
 
+    def provision_again(self, container: Any) -> bool:
+        return self.successResultOf(
+            Deferred.fromCoroutine(self.mount.provision_again(A, container))
+        )
+
     def deprovision(self) -> None:
         self.successResultOf(Deferred.fromCoroutine(self.mount.deprovision(A)))
 
@@ -103,6 +108,27 @@ class SocketMountTests(SocketMountCase):
         self.assertEqual(self.mode(), 0o550)
         self.deprovision()
         self.assertEqual(list((self.state / "sockets").iterdir()), [])
+
+    def test_a_container_that_starts_again_gets_an_empty_directory_at_the_same_place(self) -> None:
+        self.seal()
+        directory = self.directory()
+        container = container_in(none=1)
+        container.networks, container.mounted_directories = {"none": 1}, [str(directory)]
+        self.assertTrue(self.provision_again(container))
+        self.assertEqual((self.directory(), self.mode()), (directory, 0o770))
+        self.assertEqual(list(directory.iterdir()), [])
+
+    def test_a_container_with_another_mount_or_a_network_does_not_start_again(self) -> None:
+        self.seal()
+        own = str(self.directory())
+        for networks, mounted in (
+            (["none"], []), (["none"], [own, "/"]), (["none"], ["/elsewhere"]), (["bridge"], [own]),
+        ):  # fmt: skip
+            container = container_in()
+            container.networks = dict.fromkeys(networks, 1)
+            container.mounted_directories = mounted
+            self.assertFalse(self.provision_again(container), (networks, mounted))
+        self.assertEqual(self.mode(), 0o550)
 
     def test_cancelling_leaves_no_timer_and_no_descriptor(self) -> None:
         self.prepare()
