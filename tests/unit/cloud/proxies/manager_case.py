@@ -49,7 +49,7 @@ class FakeProxy:
         self.assignments: list[str] = []
         self.health: dict[str, float] = {"exchanges": 0, "desktops": 0, "idle_seconds": 0}
         self.since_idle: Callable[[], float] | None = None
-        self.request_count = 0
+        self.request_count = self.connection_attempts = 0
         self.pumps: list[IOPump] = []
         self.factory = HttpServerFactory(self.handle, Clock())
 
@@ -73,6 +73,7 @@ class FakeProxy:
         request.respond(204 if is_first else 409 if self.status == 200 else self.status)
 
     def connect(self, factory: Any) -> Deferred[Any]:
+        self.connection_attempts += 1
         if not self.is_listening:
             return fail(ConnectionRefusedError())
         client, server = factory.buildProtocol(None), self.factory.buildProtocol(None)

@@ -30,6 +30,19 @@ class StartTests(ProxyManagerCase):
         self.assertIs(self.start(A), pools.pop())
         self.assertEqual((self.status(), self.manager.active_count), ("running", 1))
 
+    def test_a_proxy_that_starts_slowly_is_checked_less_often(self) -> None:
+        """Many may start at once, on a machine that is busy with that."""
+        self.spawner.comes_up = False
+        starting = self.ensure_running(A)
+        self.wait(0.2)
+        proxy = self.spawner.proxies[A]
+        self.assertGreater(proxy.connection_attempts, 8)
+        self.wait(1.8)
+        self.assertLess(proxy.connection_attempts, 40)
+        proxy.is_listening = True
+        self.wait(0.25)
+        self.successResultOf(starting)
+
     def test_a_slow_start_does_not_delay_other_users(self) -> None:
         self.spawner.slow_starts[A] = Deferred()
         slow = self.ensure_running(A)

@@ -158,7 +158,7 @@ class ProvisionAgainTests(BridgeNetworkCase):
     def test_a_network_that_is_not_is_not(self) -> None:
         """It has another name, id, owner or kind, or somebody else is in it."""
         options = self.found["Options"]
-        for change in (
+        changes: tuple[dict[str, Any], ...] = (
             {"Internal": False},
             {"Options": {**options, "com.docker.network.bridge.enable_icc": "true"}},
             {"Options": {**options, "com.docker.network.bridge.name": "docker7"}},
@@ -166,7 +166,8 @@ class ProvisionAgainTests(BridgeNetworkCase):
             {"Labels": CloudLabels(b"another", "key").labels_for(A)},
             {"Containers": {"other": {}}},
             {"Id": "another"},
-        ):
+        )
+        for change in changes:
             self.docker.networks[self.name] = {**self.found, **change}
             self.assertFalse(self.successResultOf(self.is_provisioned()), change)
 
