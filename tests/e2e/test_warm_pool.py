@@ -136,6 +136,13 @@ async def test_a_waiting_container_has_nothing_of_a_user_and_is_assigned_once(
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
     assert users(engine) == {alice: container}
 
+    # Killed, it starts again as one that waits, and is told the same user.
+    engine.run("kill", container)
+    await wait_until(lambda: is_reachable(cluster, cluster.alice_token), "the desktop", 60)
+    assert users(engine) == {alice: container}
+    for token in (sign.sign_assignment(name, alice), sign.sign_assignment(name, victim)):
+        assert post(engine, container, token) == 409
+
 
 @ensureDeferred
 async def test_a_killed_cloud_uses_those_that_waited_and_keeps_those_of_users(
