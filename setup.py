@@ -7,7 +7,7 @@ instead for more than one folder hides the twistd plugin, because Twisted looks 
 
 from pathlib import Path
 
-from setuptools import find_namespace_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import _StaticPth, editable_wheel
 
@@ -41,7 +41,7 @@ class EditableWheel(editable_wheel):
 setup(
     packages=[
         *find_namespace_packages(include=["ctllm", "ctllm.*", "twisted.plugins"]),
-        "ctllm_tray",
+        *find_packages("tray"),
     ],
     package_dir={"": ".", "ctllm_tray": "tray/ctllm_tray"},
     cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel},

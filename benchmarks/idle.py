@@ -39,8 +39,6 @@ from tests.ports import free_port
 STARTS = 7
 #: Seconds until a program that has started is idle, and for which it is watched then.
 SETTLE_SECONDS, WATCH_SECONDS = 5.0, 60.0
-#: PyGObject of the distribution, as virtual environments have none.
-PYGOBJECT = Path("/usr/lib/python3/dist-packages/gi")
 
 
 @dataclass(frozen=True)
@@ -122,16 +120,28 @@ class Machine:
 
     def start_tray(self) -> Program:
         """Start the tray in a display and a session of its own; return once it is shown."""
-        environment = start_session(self.stack, self.folder, self.environment)
+        environment, panel = start_session(self.stack, self.folder, self.environment)
         argv = [str(BIN / "ctllm-tray"), f"--state-dir={self.desktop_state}", "--no-start"]
         tray = Program(self.stack, self.folder / "tray.log", argv, environment=environment)
-        icons = self.desktop_state / "tray"
-        tray.wait_until(lambda: icons.exists() and any(icons.iterdir()))
+        tray.wait_until(lambda: shows_icon(panel))
         return tray
 
 
-def start_session(stack: ExitStack, folder: Path, environment: dict[str, str]) -> dict[str, str]:
-    """Start a display, a session bus and a panel; return the environment of programs in it."""
+def shows_icon(panel: Program) -> bool:
+    """Ask the panel whether it shows an icon; return whether it has said so yet."""
+    assert panel.child.stdin is not None
+    panel.child.stdin.write(b'["look"]\n')
+    panel.child.stdin.flush()
+    return '"there": true' in panel.output
+
+
+def start_session(
+    stack: ExitStack, folder: Path, environment: dict[str, str]
+) -> tuple[dict[str, str], Program]:
+    """Start a display, a session bus and a panel.
+
+    Return the environment of programs in this session, and the panel.
+    """
     screen = ["-displayfd", "1", "-screen", "0", "1000x700x24", "-nolisten", "tcp"]
     display = Program(stack, folder / "display.log", [find_program("Xvfb"), *screen])
     bus_options = ["--session", "--nofork", "--print-address=1"]
@@ -139,11 +149,6 @@ def start_session(stack: ExitStack, folder: Path, environment: dict[str, str]) -
     number = re.compile(r"^\d+$", re.MULTILINE)
     display.wait_until(lambda: number.search(display.output) is not None)
     bus.wait_until(lambda: "unix:" in bus.output)
-    if not PYGOBJECT.exists():
-        raise Unavailable("PyGObject is not installed")
-    modules = folder / "modules"
-    modules.mkdir()
-    (modules / "gi").symlink_to(PYGOBJECT)
     environment = {
         **environment,
         "DISPLAY": f":{number.findall(display.output)[0]}",
@@ -154,7 +159,7 @@ def start_session(stack: ExitStack, folder: Path, environment: dict[str, str]) -
     argv = [sys.executable, "-m", "tests.e2e.status_notifier_host"]
     panel = Program(stack, folder / "panel.log", argv, subprocess.PIPE, environment)
     panel.wait_until(lambda: "ready" in panel.output)
-    return {**environment, "PYTHONPATH": str(modules)}
+    return environment, panel
 
 
 #: The targets: MB of resident memory, and seconds from the start until a program is ready.

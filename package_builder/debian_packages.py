@@ -136,7 +136,7 @@ def _add_desktop_files(release: Release, work: Path) -> None:
     tray = root / "usr" / "bin" / "ctllm-tray"
     tray.parent.mkdir()
     tray.symlink_to(f"../lib/{DESKTOP.name}/bin/ctllm-tray")
-    # The tray's menu needs PyGObject, which works with the system's GTK only.
+    # Panels without StatusNotifier need PyGObject, which works with the system's GTK only.
     site_packages = root / DESKTOP.site_packages.lstrip("/")
     (site_packages / "gi").symlink_to("../../../../python3/dist-packages/gi")
     _add_update_hook(DESKTOP, root)

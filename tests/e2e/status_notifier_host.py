@@ -3,9 +3,9 @@
 """A panel without a display: reads a StatusNotifierItem and clicks on its menu.
 
 It runs as a process on the session bus of its environment. It reads commands from its standard
-input, a JSON array a line, and writes one line of JSON for each. `look` returns title, icon (file
-and hash of the pixels), menu and all notifications so far. `click` with a path of labels returns
-whether that entry exists.
+input, a JSON array a line, and writes one line of JSON for each. `look` returns title, icon (its
+file if it has one, and a hash of the pixels), menu and all notifications so far. `click` with a
+path of labels returns whether that entry exists.
 """
 
 # D-Bus types are written as annotations.
@@ -144,8 +144,7 @@ class StatusNotifierHost:
         try:
             properties = await self.properties()
             _, root = await self.layout()
-            with Image.open(properties["IconName"]) as image:
-                pixels = hashlib.sha256(image.tobytes()).hexdigest()
+            pixels = hashlib.sha256(_pixels(properties)).hexdigest()
         except (LookupError, OSError):
             return {"there": False, "notifications": self.notifications.received}
         return {
@@ -170,6 +169,14 @@ class StatusNotifierHost:
         event = (entry[0], "clicked", Variant("i", 0), 0)
         await self.call(menu, MENU, "Event", "isvu", *event)
         return True
+
+
+def _pixels(properties: dict[str, Any]) -> bytes:
+    """Return the pixels of the icon's file, or those of its largest pixmap."""
+    if not properties["IconName"]:
+        return max(properties["IconPixmap"])[2]
+    with Image.open(properties["IconName"]) as image:
+        return image.tobytes()
 
 
 def _label(entry: Any) -> str:

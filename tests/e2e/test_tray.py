@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -303,17 +304,13 @@ async def test_the_icon_stays_when_the_daemon_is_killed(desktop: Desktop) -> Non
 
 @ensureDeferred
 async def test_a_response_continues_when_the_tray_is_killed(desktop: Desktop) -> None:
-    """The next tray removes the icon file of the killed one."""
     await desktop.script("/api/generate", lines=30, line_interval=0.1)
     response = await desktop.start_response()
-    icon = (await desktop.session.look())["file"]
     await desktop.tray.stop(signal.SIGKILL)
     lines = [json.loads(line) for line in (await response).splitlines()]
     assert len(lines) == 31 and lines[-1]["done"] is True
-    assert Path(icon).exists(), "Only the next tray removes the file of a killed one."
     await wait_until(lambda: desktop.tray.exited.called, "the tray to exit")
     await desktop.start()
-    assert not Path(icon).exists()
 
 
 @ensureDeferred
@@ -398,6 +395,66 @@ async def test_the_tray_waits_for_the_panel(cluster: Cluster) -> None:
     assert tray.exit_code is None and labels(panel)[0] == "Not running"
     assert not (cluster.directory / "state" / "desktop").exists()
     await tray.stop()
+    await session.close()
+
+
+@ensureDeferred
+async def test_the_icon_comes_back_with_a_panel_that_restarts(cluster: Cluster) -> None:
+    """GTK, which takes most of the memory of a tray, is not loaded."""
+    session = DesktopSession(cluster)
+    await session.start()
+    tray = session.tray(cluster.directory / "state", "--no-start")
+    first = await session.shows("Not running")
+    await session.close()
+    await session.start_panel()
+    assert (await session.shows("Not running"))["pixels"] == first["pixels"]
+    assert not has_gtk(tray)
+    await session.click("Quit")
+    await wait_until(lambda: tray.exited.called, "the tray to exit")
+    assert tray.exit_code == 0, tray.output
+    await session.close()
+
+
+# -- pystray's own backends
+
+
+def has_gtk(process: ChildProcess) -> bool:
+    return "libgtk" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+@ensureDeferred
+async def test_pystray_serves_a_panel_without_status_notifier(cluster: Cluster) -> None:
+    """It embeds a window in the older system tray."""
+    session = DesktopSession(cluster)
+    await session.start(panel=False)
+    panel = cluster.start_process(
+        "panel", sys.executable, "-m", "tests.e2e.system_tray", env=session.env
+    )
+    await wait_until(lambda: "ready" in panel.output, "the panel")
+    tray = session.tray(cluster.directory / "state", "--no-start")
+    await wait_until(lambda: "embedded" in panel.output, "the icon")
+    assert has_gtk(tray)
+    await tray.stop()
+    assert not (cluster.directory / "state" / "tray").exists()
+
+
+@ensureDeferred
+async def test_a_backend_of_pystray_can_be_chosen(cluster: Cluster) -> None:
+    """Its icon is a file. The next tray removes that of a killed one."""
+    session = DesktopSession(cluster)
+    await session.start()
+    state, chosen = cluster.directory / "state", {"PYSTRAY_BACKEND": "appindicator"}
+    tray = session.tray(state, "--no-start", env=chosen)
+    killed = await session.shows("Not running")
+    assert has_gtk(tray) and labels(killed) == ["Not running", "Start", "Quit"]
+    await tray.stop(signal.SIGKILL)
+    assert Path(killed["file"]).exists(), "Only the next tray removes the file of a killed one."
+    tray = session.tray(state, "--no-start", env=chosen)
+    await wait_until(lambda: not Path(killed["file"]).exists(), "the file to be removed")
+    await session.shows("Not running")
+    await session.click("Quit")
+    await wait_until(lambda: tray.exited.called, "the tray to exit")
+    assert tray.exit_code == 0, tray.output
     await session.close()
 
 

@@ -6,9 +6,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 
 #: Runs a program and returns its output, or an empty string if it fails or is not installed.
 RunCommand = Callable[[Sequence[str]], str]
+
+
+class Tray(Enum):
+    """The kinds of tray icons."""
+
+    NATIVE = "native"  # of macOS and Windows
+    STATUS_NOTIFIER = "StatusNotifier"
+    SYSTEM_TRAY = "system tray"  # the older one of X
+
 
 NO_TRAY = """\
 This desktop shows no tray icons: it has neither a StatusNotifier host nor a system tray.
@@ -66,26 +76,15 @@ def _windows_is_light() -> bool:
         return False
 
 
-def has_tray(platform: str) -> bool:
-    """Return whether tray icons are shown: by StatusNotifier, or the older system tray of X."""
+def find_tray(platform: str, environ: Mapping[str, str]) -> Tray | None:
+    """Return which kind of tray icons are shown, or None."""
     if platform in ("darwin", "win32"):
-        return True
-    return _has_status_notifier() or _has_system_tray()
+        return Tray.NATIVE
+    from ctllm_tray.status_notifier.session_bus import has_watcher  # needs the optional libraries
 
-
-def _has_status_notifier() -> bool:
-    try:
-        from gi.repository import Gio, GLib
-
-        bus = Gio.bus_get_sync(Gio.BusType.SESSION, None)
-        name = GLib.Variant("(s)", ("org.kde.StatusNotifierWatcher",))
-        dbus = "org.freedesktop.DBus"
-        response = bus.call_sync(
-            dbus, "/org/freedesktop/DBus", dbus, "NameHasOwner", name, None, 0, 2000, None
-        )
-    except Exception:
-        return False  # without gi or a session bus there is none
-    return bool(response.unpack()[0])
+    if has_watcher(environ):
+        return Tray.STATUS_NOTIFIER
+    return Tray.SYSTEM_TRAY if _has_system_tray() else None
 
 
 def _has_system_tray() -> bool:

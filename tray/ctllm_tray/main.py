@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from ctllm.system.display import has_graphical_session
 from ctllm.system.file_lock import acquire_lock
 from ctllm_tray.actions import TrayActions
 from ctllm_tray.daemon_launcher import launch_daemon
-from ctllm_tray.desktop_environment import NO_SESSION, NO_TRAY, has_tray, panel_theme
+from ctllm_tray.desktop_environment import NO_SESSION, NO_TRAY, Tray, find_tray, panel_theme
 from ctllm_tray.status_watcher import StatusWatcher
 from ctllm_tray.view_model import STARTING
 
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from ctllm_tray.indicator import Indicator
 
 _MISSING = """\
-ctllm-tray needs {}: pip install 'ctllm[tray]'. On Linux it also needs PyGObject and AppIndicator
-(Debian, Ubuntu: apt install python3-gi gir1.2-gtk-3.0 gir1.2-ayatanaappindicator3-0.1, and a
-virtual environment made with --system-site-packages)."""
+ctllm-tray needs {}: pip install 'ctllm[tray]'. Where the panel has no StatusNotifier, it also needs
+PyGObject and AppIndicator (Debian, Ubuntu: apt install python3-gi gir1.2-gtk-3.0
+gir1.2-ayatanaappindicator3-0.1, and a virtual environment made with --system-site-packages)."""
+#: The libraries that the tray needs: on every system, and on Linux.
+_LIBRARIES, _LINUX_LIBRARIES = ("PIL", "pystray", "resvg_py"), ("dbus_fast",)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not _lock(state_dir):
         print("ctllm-tray is already running.")
         return
+    _check_libraries()
     _use_temporary_folder(state_dir)
-    pystray = _import_pystray()
-    _wait_for_tray(options.wait)
+    pystray = _import_pystray(_wait_for_tray(options.wait))
     theme = options.panel if options.panel != "auto" else panel_theme(sys.platform, os.environ)
     from ctllm_tray.indicator import Indicator  # needs the optional libraries
 
@@ -89,11 +92,21 @@ def _refuse_renamed(_: str) -> str:
     raise argparse.ArgumentTypeError(renamed_option("state"))
 
 
-def _import_pystray() -> Any:
+def _check_libraries() -> None:
+    needed = _LIBRARIES + (_LINUX_LIBRARIES if sys.platform == "linux" else ())
+    for name in needed:
+        if find_spec(name) is None:
+            raise SystemExit(_MISSING.format(name))
+
+
+def _import_pystray(tray: Tray) -> Any:
+    """Import pystray with the backend for `tray`, or with that of its own which the user chose."""
+    if tray is Tray.STATUS_NOTIFIER and "PYSTRAY_BACKEND" not in os.environ:
+        from ctllm_tray.status_notifier import backend
+
+        return backend
     try:
-        import PIL  # noqa: F401
         import pystray
-        import resvg_py  # noqa: F401
     except ImportError as error:
         raise SystemExit(_MISSING.format(error.name or error)) from None
     except Exception as error:  # each backend has its own error for a display
@@ -127,12 +140,13 @@ def _use_temporary_folder(state_dir: Path) -> None:
     tempfile.tempdir = str(folder)
 
 
-def _wait_for_tray(timeout: float) -> None:
+def _wait_for_tray(timeout: float) -> Tray:
     deadline = time.monotonic() + timeout
-    while not has_tray(sys.platform):
+    while (tray := find_tray(sys.platform, os.environ)) is None:
         if time.monotonic() >= deadline:
             raise SystemExit(NO_TRAY)
         time.sleep(0.5)
+    return tray
 
 
 def _run(indicator: Indicator, state_dir: Path, options: argparse.Namespace) -> None:
@@ -149,12 +163,14 @@ def _run(indicator: Indicator, state_dir: Path, options: argparse.Namespace) -> 
     if not options.no_start and not _is_daemon_running(state_dir):
         indicator.actions.start_daemon()
     watcher.start()
-    signal.signal(signal.SIGTERM, lambda *_: indicator.stop())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: indicator.stop())
     try:
         indicator.run()
     except Exception as error:
-        # GTK's loop raises at its end where there is no notification service.
-        print(f"ctllm-tray: Error while stopping: {error}", file=sys.stderr)
+        # The session bus has ended; or GTK's loop, which raises at its end where there is no
+        # notification service.
+        print(f"ctllm-tray: The icon has been removed: {error}", file=sys.stderr)
     watcher.stop()
     if tempfile.tempdir is not None:
         shutil.rmtree(tempfile.tempdir, ignore_errors=True)

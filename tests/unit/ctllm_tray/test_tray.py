@@ -201,7 +201,7 @@ class PanelThemeTests(SynchronousTestCase):
 class ImportTests(SynchronousTestCase):
     def test_imports_only_packages_without_twisted(self) -> None:
         allowed = {"common", "config", "errors", "ipc", "system", "__version__"}
-        for path in ROOT.glob("*.py"):
+        for path in ROOT.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if not isinstance(node, ast.ImportFrom) or node.module is None:
                     continue
