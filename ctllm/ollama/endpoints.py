@@ -76,6 +76,8 @@ ENDPOINTS: dict[bytes, dict[bytes, Endpoint]] = {
     b"/api/experimental/web_search": {b"POST": _OLLAMA_COM},
     b"/api/experimental/web_fetch": {b"POST": _OLLAMA_COM},
     b"/api/experimental/model-recommendations": {b"GET": _READ},
+    # These redirect names of models (Ollama 0.15 to 0.17), also those that keys are restricted to.
+    b"/api/experimental/aliases": {b"GET": _CLOSED, b"POST": _CLOSED, b"DELETE": _CLOSED},
     b"/api/pull": {b"POST": Endpoint(Scope.MANAGE, (), True, True)},
     b"/api/push": {b"POST": Endpoint(Scope.MANAGE, _MODEL_OR_NAME, names_registry=True)},
     b"/api/create": {b"POST": Endpoint(Scope.MANAGE, (), True, True)},
