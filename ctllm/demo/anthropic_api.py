@@ -82,10 +82,6 @@ class MessagesFormat(ResponseFormat):
         blocks = [self._block(part, part.text) for part in reply.parts]
         return self._message(blocks, _finish_reason(reply), _usage(reply))
 
-    def error_line(self, message: str) -> bytes:
-        """Return the event for an error."""
-        return event("error", error_json(message, 500))
-
     def _message(
         self, blocks: list[JsonObject], reason: str | None, usage: JsonObject
     ) -> JsonObject:

@@ -19,6 +19,7 @@ from ctllm.demo.model_store import (
 )
 from ctllm.demo.request_parser import decode_request
 from ctllm.demo.response import (
+    JSON_WITHOUT_CHARSET,
     PLAIN,
     WORD_PAUSE,
     ApiRequest,
@@ -214,7 +215,7 @@ def _status_response(
             pass
         return encode({"status": "success"})
 
-    return CompleteResponse(finish, words=request.progress_steps)
+    return CompleteResponse(finish, media_type=JSON_WITHOUT_CHARSET, words=request.progress_steps)
 
 
 def _as_lines(steps: Iterable[JsonObject]) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable
+from dataclasses import replace
 from struct import pack
 from typing import Any
 
@@ -65,8 +66,8 @@ class _Embeddings(msgspec.Struct):
 
 
 def error_json(message: str, status: int) -> JsonObject:
-    """Return the body of an error in this dialect."""
-    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
+    """Return the body of an error in this dialect: a missing model is an `api_error`, too."""
+    kind = "invalid_request_error" if status == 400 else "api_error"
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
@@ -110,8 +111,13 @@ class _ChunkFormat(ResponseFormat):
         yield b"data: [DONE]\n\n"
 
     def error_line(self, message: str) -> bytes:
-        """Return the event for an error."""
-        return sse_event(error_json(message, 500))
+        """Return a chunk without a word or a model: Ollama does not send the message."""
+        return self._chunk([self._choice], model="")
+
+    @property
+    def _choice(self) -> JsonObject:
+        """The choice of a chunk without a word."""
+        raise NotImplementedError
 
 
 class ChatFormat(_ChunkFormat):
@@ -119,6 +125,11 @@ class ChatFormat(_ChunkFormat):
 
     def __init__(self, request: ApiRequest, body: _Request) -> None:
         super().__init__(request, body, "chatcmpl", "chat.completion.chunk")
+
+    @property
+    def _choice(self) -> JsonObject:
+        delta = {"role": "assistant", "content": ""}
+        return {"index": 0, "delta": delta, "finish_reason": None}
 
     def word_line(self, part: Part, word: str) -> bytes:
         """Return the chunk for one word."""
@@ -129,10 +140,7 @@ class ChatFormat(_ChunkFormat):
 
     def final_lines(self, reply: Reply) -> Iterable[bytes]:
         """Return the chunk with the finish reason, the usage if requested, and `[DONE]`."""
-        delta = {"role": "assistant", "content": ""}
-        return self._last(
-            reply, {"index": 0, "delta": delta, "finish_reason": _finish_reason(reply)}
-        )
+        return self._last(reply, self._choice | {"finish_reason": _finish_reason(reply)})
 
     def as_json(self, reply: Reply) -> JsonObject:
         """Return the complete reply."""
@@ -150,13 +158,17 @@ class CompletionFormat(_ChunkFormat):
     def __init__(self, request: ApiRequest, body: _Request) -> None:
         super().__init__(request, body, "cmpl", "text_completion")
 
+    @property
+    def _choice(self) -> JsonObject:
+        return {"text": "", "index": 0, "finish_reason": None}
+
     def word_line(self, part: Part, word: str) -> bytes:
         """Return the chunk for one word."""
-        return self._chunk([{"text": word, "index": 0, "finish_reason": None}])
+        return self._chunk([self._choice | {"text": word}])
 
     def final_lines(self, reply: Reply) -> Iterable[bytes]:
         """Return the chunk with the finish reason, the usage if requested, and `[DONE]`."""
-        return self._last(reply, {"text": "", "index": 0, "finish_reason": _finish_reason(reply)})
+        return self._last(reply, self._choice | {"finish_reason": _finish_reason(reply)})
 
     def as_json(self, reply: Reply) -> JsonObject:
         """Return the complete reply."""
@@ -248,7 +260,7 @@ def embeddings(request: ApiRequest) -> Response:
         "model": body.model,
         "usage": {"prompt_tokens": count, "total_tokens": count},
     }
-    return CompleteResponse(encode(answer), used_model=UsedModel(body.model))
+    return replace(CompleteResponse.json_line(answer), used_model=UsedModel(body.model))
 
 
 def transcriptions(request: ApiRequest) -> Response:
@@ -270,14 +282,14 @@ def _base64(numbers: list[float]) -> str:
 
 def models(request: ApiRequest) -> Response:
     """GET /v1/models."""
-    return CompleteResponse.json(
+    return CompleteResponse.json_line(
         {"object": "list", "data": [_entry(m) for m in request.models.models.values()]}
     )
 
 
 def model(request: ApiRequest) -> Response:
     """GET /v1/models/{name}."""
-    return CompleteResponse.json(_entry(request.models.find(request.path_argument)))
+    return CompleteResponse.json_line(_entry(request.models.find(request.path_argument)))
 
 
 def _entry(model: Model) -> JsonObject:

@@ -17,6 +17,8 @@ from ctllm.demo.model_store import DEFAULT_KEEP_ALIVE, ModelStore
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+#: In the dialects of OpenAI and Anthropic, where a line break ends it, and after a transfer.
+JSON_WITHOUT_CHARSET = "application/json"
 PLAIN = "text/plain"
 WORD_PAUSE = b""
 
@@ -47,10 +49,18 @@ class CompleteResponse:
         """Return a response with a JSON body."""
         return cls(encode(value), status)
 
+    @classmethod
+    def json_line(cls, value: object, status: int = 200) -> CompleteResponse:
+        """Return a line of JSON, as the dialects of OpenAI and Anthropic have it."""
+        return cls(encode(value) + b"\n", status, JSON_WITHOUT_CHARSET)
+
 
 @dataclass(frozen=True)
 class StreamedResponse:
-    """A response of lines. `error_line` returns the line for an error within the stream."""
+    """A response of lines. `error_line` returns what Ollama sends for an error within the stream.
+
+    Only its own dialect has a line for it. Under `/v1` Ollama 0.17 sends at most an empty chunk.
+    """
 
     lines: Iterator[bytes]
     error_line: Callable[[str], bytes]
@@ -91,8 +101,8 @@ class ResponseFormat:
         raise NotImplementedError
 
     def error_line(self, message: str) -> bytes:
-        """Return the line for an error within the stream."""
-        raise NotImplementedError
+        """Return what is sent for an error within the stream, possibly nothing."""
+        return b""
 
     def lines(self, reply: Reply) -> Iterator[bytes]:
         """Return all lines of a reply, with a pause after each word."""
@@ -139,8 +149,13 @@ def generate_response(
         return StreamedResponse(
             format.lines(reply), format.error_line, format.media_type, used_model=used
         )
+    is_native = format.media_type == NDJSON
+    end = b"" if is_native else b"\n"
     return CompleteResponse(
-        lambda: encode(format.as_json(reply)), words=reply.completion_tokens, used_model=used
+        lambda: encode(format.as_json(reply)) + end,
+        media_type=JSON if is_native else JSON_WITHOUT_CHARSET,
+        words=reply.completion_tokens,
+        used_model=used,
     )
 
 

@@ -87,11 +87,6 @@ class ResponsesFormat(ResponseFormat):
             self._items.append(self._item(part, len(self._items), part.text))
         return self._response(_status(reply), reply)
 
-    def error_line(self, message: str) -> bytes:
-        """Return the event for an error."""
-        about = {"code": "server_error", "message": message, "param": None}
-        return self._event("error", **about)
-
     def _event(self, name: str, /, **fields: object) -> bytes:
         self._number += 1
         return event(name, {"type": name, "sequence_number": self._number} | fields)

@@ -73,7 +73,10 @@ def error_response(path: str, error: CtllmError) -> CompleteResponse:
     if isinstance(error, MethodNotAllowed):
         allow = (("Allow", error.allow),)
         return CompleteResponse(error.message.encode(), error.status, PLAIN, allow)
-    return CompleteResponse.json(error_json(path, error.message, error.status), error.status)
+    body = error_json(path, error.message, error.status)
+    if path.startswith("/v1/") and error.status != 400:
+        return CompleteResponse.json_line(body, error.status)
+    return CompleteResponse.json(body, error.status)
 
 
 def error_json(path: str, message: str, status: int) -> JsonObject:

@@ -221,7 +221,8 @@ class ScriptedStreamWriter(StreamWriter):
         elif script.break_after == sent:
             self.end(complete=False)
         elif script.error_in_stream is not None and script.error_in_stream[0] == sent:
-            self.write_line(self._error_line(script.error_in_stream[1]))
+            if line := self._error_line(script.error_in_stream[1]):
+                self.write_line(line)
             self.end(complete=True)
         else:
             return True

@@ -62,12 +62,28 @@ class ChatCompletionTests(FakeOllamaCase):
         self.assertEqual(json.loads(content), {"city": "hello there"})
 
     def test_errors_have_the_format_of_openai(self) -> None:
-        """In a stream, too."""
+        """Those of Ollama's own handlers, such as for a missing model, are of one type."""
         visit = self.post(model="x")
-        error = {"message": "model 'x' not found", "type": "not_found_error"}
+        error = {"message": "model 'x' not found", "type": "api_error"}
         self.assertEqual(visit.json, {"error": error | {"param": None, "code": None}})
+        self.assertEqual(self.post(messages=[]).json["error"]["type"], "invalid_request_error")
+
+    def test_json_is_a_line_without_a_charset(self) -> None:
+        """Except in an error that the layer for this dialect finds itself."""
+        for visit in (self.post(), self.post(model="x")):
+            self.assertIn(b"content-type: application/json\r\n", visit.head.lower() + b"\r\n")
+            self.assertEqual(visit.body[-1:], b"\n")
+        refused = self.post(messages=[])
+        self.assertIn(b"application/json; charset=utf-8", refused.head)
+        self.assertEqual(refused.body[-1:], b"}")
+
+    def test_an_error_during_the_stream_is_an_empty_chunk_and_an_end_without_done(self) -> None:
         self.fake_ollama.script("/v1/chat/completions", Script(error_in_stream=(1, "boom")))
-        self.assertEqual(sse_events(self.post(stream=True))[-1][1]["error"]["message"], "boom")
+        visit = self.post(stream=True)
+        [choice] = sse_events(visit)[-1][1]["choices"]
+        self.assertEqual((choice["delta"]["content"], choice["finish_reason"]), ("", None))
+        self.assertNotIn(b"boom", visit.body)
+        self.assertNotIn(b"[DONE]", visit.body)
 
     def test_an_image_that_is_not_base64_gets_400(self) -> None:
         url = {"url": "data:image/png;base64,***"}
@@ -107,10 +123,9 @@ class ResponsesTests(FakeOllamaCase):
     def test_a_response_cut_by_the_token_limit_is_incomplete(self) -> None:
         self.assertEqual(self.post(max_output_tokens=2).json["status"], "incomplete")
 
-    def test_an_error_during_the_stream_is_an_event(self) -> None:
+    def test_an_error_during_the_stream_ends_it(self) -> None:
         self.fake_ollama.script("/v1/responses", Script(error_in_stream=(3, "boom")))
-        name, data = sse_events(self.post(stream=True))[-1]
-        self.assertEqual((name, data["message"], data["sequence_number"]), ("error", "boom", 3))
+        self.assertEqual(len(sse_events(self.post(stream=True))), 3)
 
 
 class MessagesTests(FakeOllamaCase):
@@ -140,6 +155,7 @@ class MessagesTests(FakeOllamaCase):
         error = {"type": "not_found_error", "message": "model 'x' not found"}
         self.assertEqual((visit.status, visit.json), (404, {"type": "error", "error": error}))
         self.assertEqual(self.post(max_tokens=0).status, 400)
+
+    def test_an_error_during_the_stream_ends_it(self) -> None:
         self.fake_ollama.script("/v1/messages", Script(error_in_stream=(3, "boom")))
-        name, data = sse_events(self.post(stream=True))[-1]
-        self.assertEqual((name, data["error"]["message"]), ("error", "boom"))
+        self.assertEqual(len(sse_events(self.post(stream=True))), 3)

@@ -116,6 +116,11 @@ class NativeTests(FakeOllamaCase):
         self.assertIn(b"application/json; charset=utf-8", visit.head)
         self.assertTrue(visit.json["message"]["content"].endswith("hello there"))
 
+    def test_the_end_of_a_transfer_without_streaming_has_no_charset(self) -> None:
+        visit = self.visit("POST", "/api/pull", {"model": "new", "stream": False})
+        self.assertIn(b"application/json\r\n", visit.head + b"\r\n")
+        self.assertEqual(visit.body, b'{"status":"success"}')
+
     def test_calls_the_first_tool_with_the_last_message(self) -> None:
         schema = {"properties": {"n": {"type": "integer"}, "city": {"type": "string"}}}
         tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
