@@ -27,6 +27,7 @@ from tests.e2e.lifecycle_cases import (
     start_stream,
     start_with_desktop,
 )
+from tests.fake_ollama import Script
 
 
 @ensureDeferred
@@ -216,6 +217,26 @@ async def test_a_cloud_that_stops_leaves_its_proxies_running(
     await cloud.stop()
     assert engine.containers() == before
     assert "proxy.stopped" not in [record["event"] for record in audit_records(cluster)]
+
+
+@ensureDeferred
+async def test_nginx_of_the_host_reaches_containers_on_bridge_networks(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """By their addresses: the end of the cloud cuts neither the stream nor the desktop's tunnel."""
+    if cluster.nginx is None:
+        cluster.use_nginx()
+    cloud = await start_with_desktop(cluster, *engine.options)
+    (container,) = engine.containers()
+    assert engine.address(container).startswith("10.142.0.")
+    cluster.ollama.script("/api/chat", Script(lines=60, line_interval=0.05))
+    token = cluster.alice_token
+    response = Deferred.fromCoroutine(cluster.request("POST", "/api/chat", CHAT, token))
+    await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)
+    await cloud.stop(signal.SIGKILL)
+    status, _, body = await response
+    lines = body.splitlines()
+    assert (status, len(lines), json.loads(lines[-1])["done"]) == (200, 61, True)
 
 
 @ensureDeferred
