@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,8 @@ from cryptography.x509.oid import NameOID
 
 ACME, CHALLENGES = Path("/var/lib/acme"), Path("/srv/challenges")
 CERTIFICATES = Path("/etc/ctllm/certificates")
+#: Authorities besides the system's: CA_FILE in .env, or nothing.
+AUTHORITIES = Path("/etc/ctllm/ca.pem")
 #: A tmpfs of this container alone.
 TEMPORARY = "/tmp"  # noqa: S108
 #: Seconds between two looks at whether a certificate is due. certbot decides; short-lived ones may
@@ -155,6 +157,19 @@ def wait_for_signal(seconds: float, signals: Iterable[signal.Signals] = _SIGNALS
     return 0 if received is None else received.si_signo
 
 
+def trust_authorities(authorities: Path, folder: Path, environ: MutableMapping[str, str]) -> None:
+    """Have certbot trust these authorities, too; exits with a message if they are a folder."""
+    if authorities.is_dir():  # Docker makes one where there is nothing
+        sys.exit("certbot: CA_FILE in .env is not a file. Correct it, and remove that folder.")
+    added = authorities.read_bytes() if authorities.exists() else b""
+    if added:
+        from certifi import where  # what certbot trusts
+
+        system, bundle = Path(where()), folder / "ca.pem"
+        bundle.write_bytes((system.read_bytes() if system.exists() else b"") + b"\n" + added)
+        environ["REQUESTS_CA_BUNDLE"] = str(bundle)
+
+
 def run_certbot(settings: Settings, force: bool) -> tuple[bool, bool]:
     """Run certbot. Return whether it succeeded, and whether this program shall end."""
     # This program has one thread.
@@ -177,6 +192,7 @@ def _unblock_signals() -> None:
 def run(settings: Settings) -> None:
     """Keep the certificate until a signal ends the program."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    trust_authorities(AUTHORITIES, Path(TEMPORARY), os.environ)
     install_self_signed(settings, CERTIFICATES, datetime.now(UTC))
     install_issued(ACME, CERTIFICATES)  # if the volume of certificates is new
     failures, received = 0, wait_for_signal(2)  # nginx needs a moment
