@@ -1,5 +1,6 @@
-import {describe, expect, it, vi} from 'vitest';
+import {describe, expect, it} from 'vitest';
 import {RequestError} from '../api/http';
+import {until} from '../testing';
 import {FakeDesktop} from './fake-desktop';
 import {GenerationClient, type GenerationRequest, type Surroundings} from './generation-client';
 import type {Phase} from './generation-state';
@@ -125,9 +126,9 @@ describe('an answer', () => {
     const desktop = new FakeDesktop();
     const {client, text} = read({mayStart: true}, desktop);
     const end = client.run();
-    await vi.waitFor(() => expect(desktop.generations.size).toBe(1));
+    await until(() => expect(desktop.generations.size).toBe(1));
     desktop.add(ID, LINES[0] ?? {});
-    await vi.waitFor(() => expect(text()).toBe(WORDS[0]));
+    await until(() => expect(text()).toBe(WORDS[0]));
     desktop.restart();
     expect(await end).toBe('gone');
     expect(desktop.sent.filter(each => each.startsWith('POST'))).toHaveLength(1);
@@ -169,18 +170,18 @@ describe('stop', () => {
     const desktop = new FakeDesktop();
     const {client} = read({}, desktop);
     const end = client.run();
-    await vi.waitFor(() => expect(desktop.generations.size).toBe(1));
+    await until(() => expect(desktop.generations.size).toBe(1));
     desktop.refusals.push(new RequestError('', 0), new RequestError('', 503, 1, 'desktop_offline'));
     client.stop();
     expect(await end).toBe('stopped');
-    await vi.waitFor(() => expect(desktop.generations.get(ID)?.state).toBe('cancelled'));
+    await until(() => expect(desktop.generations.get(ID)?.state).toBe('cancelled'));
   });
 
   it('by another tab ends the reading here', async () => {
     const desktop = new FakeDesktop();
     const {client} = read({}, desktop);
     const end = client.run();
-    await vi.waitFor(() => expect(desktop.generations.size).toBe(1));
+    await until(() => expect(desktop.generations.size).toBe(1));
     desktop.end(ID, 'cancelled', 'cancelled');
     expect(await end).toBe('stopped');
   });
@@ -190,7 +191,7 @@ describe('stop', () => {
     desktop.refusals.push(new RequestError('', 0));
     const {client, phases} = read({}, desktop, {pace: 1000});
     const end = client.run();
-    await vi.waitFor(() => expect(phases).toContain('postponed'));
+    await until(() => expect(phases).toContain('postponed'));
     client.stop();
     expect(await end).toBe('stopped');
   });
@@ -228,7 +229,7 @@ describe('a request without a response', () => {
     const desktop = answering();
     const {client, contacts} = read({}, desktop, {send: hanging(desktop, 1), stallMs: 60});
     const end = client.run();
-    await vi.waitFor(() => expect(contacts()).toBe(1));
+    await until(() => expect(contacts()).toBe(1));
     client.stop();
     expect(await end).toBe('stopped');
   });
@@ -238,7 +239,7 @@ describe('a request without a response', () => {
     desktop.refusals.push(...Array.from({length: 10_000}, () => new RequestError('', 404, 0, 'not_found')));
     const {client, contacts, phases} = read({isResumed: true}, desktop);
     const end = client.run();
-    await vi.waitFor(() => expect(phases.filter(each => each === 'checking').length).toBeGreaterThan(2));
+    await until(() => expect(phases.filter(each => each === 'checking').length).toBeGreaterThan(2));
     expect(contacts()).toBe(0);
     client.abandon();
     await end;
@@ -251,7 +252,7 @@ describe('the person', () => {
     desktop.refusals.push(new RequestError('', 0));
     const {client, phases} = read({}, desktop, {pace: 1000});
     const end = client.run();
-    await vi.waitFor(() => expect(phases).toContain('postponed'));
+    await until(() => expect(phases).toContain('postponed'));
     client.retryNow();
     expect(await end).toBe('complete');
   });
@@ -261,7 +262,7 @@ describe('the person', () => {
     await read({}, desktop).client.run();
     const {client} = read({isResumed: true}, desktop, {send: hanging(desktop, 1)});
     const end = client.run();
-    await vi.waitFor(() => expect(desktop.sent.at(-1)).toContain('hangs'));
+    await until(() => expect(desktop.sent.at(-1)).toContain('hangs'));
     client.retryNow();
     expect(await end).toBe('complete');
   });
@@ -273,7 +274,7 @@ describe('a page that wakes up', () => {
     desktop.refusals.push(new RequestError('', 0));
     const {client, phases, wake} = read({}, desktop, {pace: 1000});
     const end = client.run();
-    await vi.waitFor(() => expect(phases).toContain('postponed'));
+    await until(() => expect(phases).toContain('postponed'));
     wake();
     expect(await end).toBe('complete');
   });
@@ -282,10 +283,10 @@ describe('a page that wakes up', () => {
     const desktop = new FakeDesktop();
     const {client, text, wake, phases} = read({}, desktop, {pace: 0});
     const end = client.run();
-    await vi.waitFor(() => expect(phases).toContain('reading'));
+    await until(() => expect(phases).toContain('reading'));
     await new Promise(resolve => setTimeout(resolve, 5));
     wake();
-    await vi.waitFor(() => expect(desktop.sent).toContain(`GET /ctllm/desktop/generations/${ID}?from=0`));
+    await until(() => expect(desktop.sent).toContain(`GET /ctllm/desktop/generations/${ID}?from=0`));
     for (const line of LINES) desktop.add(ID, line);
     desktop.end(ID, 'complete');
     expect(await end).toBe('complete');

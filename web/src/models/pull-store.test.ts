@@ -1,5 +1,6 @@
 import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
 import {acceptToken, forgetToken} from '../session/session';
+import {until} from '../testing';
 import {cancelPull, dismissPull, parsePulls, pulls, startPull} from './pull-store';
 
 const encoder = new TextEncoder();
@@ -32,7 +33,7 @@ const first = (): (typeof pulls.value)[number] | undefined => pulls.value[0];
 async function start(model = 'llama3.2'): Promise<number> {
   const before = sent.length;
   const id = startPull('d1', model);
-  await vi.waitFor(() => expect(sent.length).toBeGreaterThan(before));
+  await until(() => expect(sent.length).toBeGreaterThan(before));
   return id;
 }
 
@@ -42,23 +43,23 @@ describe('a pull', () => {
     expect(sent[0]?.init?.headers).toMatchObject({'Ctllm-Desktop': 'd1'});
     write('{"status":"pulling a","digest":"a","total":10,"com');
     write('pleted":4}\n');
-    await vi.waitFor(() => expect(first()?.progress.layers.get('a')?.completed).toBe(4));
+    await until(() => expect(first()?.progress.layers.get('a')?.completed).toBe(4));
     write('{"status":"success"}\n');
-    await vi.waitFor(() => expect(first()?.state).toBe('complete'));
-    await vi.waitFor(() => expect(sent.map(({path}) => path)).toContain('/api/tags'));
+    await until(() => expect(first()?.state).toBe('complete'));
+    await until(() => expect(sent.map(({path}) => path)).toContain('/api/tags'));
   });
 
   it('fails with the error of Ollama', async () => {
     await start();
     write('{"error":"pull model manifest: file does not exist"}\n');
-    await vi.waitFor(() => expect(first()).toMatchObject({state: 'failed', error: 'pull model manifest: file does not exist'}));
+    await until(() => expect(first()).toMatchObject({state: 'failed', error: 'pull model manifest: file does not exist'}));
   });
 
   it('is interrupted if it ends without an end', async () => {
     await start();
     write('{"status":"pulling manifest"}\n');
     body.close();
-    await vi.waitFor(() => expect(first()?.state).toBe('interrupted'));
+    await until(() => expect(first()?.state).toBe('interrupted'));
   });
 
   it('can be cancelled, and removed from the list then', async () => {
@@ -66,7 +67,7 @@ describe('a pull', () => {
     dismissPull(id);
     expect(pulls.value).toHaveLength(1);
     cancelPull(id);
-    await vi.waitFor(() => expect(first()?.state).toBe('cancelled'));
+    await until(() => expect(first()?.state).toBe('cancelled'));
     dismissPull(id);
     expect(pulls.value).toHaveLength(0);
   });
@@ -101,13 +102,13 @@ describe('a pull of a page that was closed', () => {
     await start();
     await start('qwen3');
     reopen();
-    await vi.waitFor(() => expect(listed()).toEqual(['qwen3 interrupted', 'llama3.2 interrupted']));
+    await until(() => expect(listed()).toEqual(['qwen3 interrupted', 'llama3.2 interrupted']));
     await start();
     expect(listed()).toEqual(['llama3.2 running', 'qwen3 interrupted']);
     write('{"status":"success"}\n');
-    await vi.waitFor(() => expect(first()?.state).toBe('complete'));
+    await until(() => expect(first()?.state).toBe('complete'));
     reopen();
-    await vi.waitFor(() => expect(listed()).toEqual(['qwen3 interrupted']));
+    await until(() => expect(listed()).toEqual(['qwen3 interrupted']));
   });
 
   it.each([
@@ -116,16 +117,16 @@ describe('a pull of a page that was closed', () => {
   ])('is not found again when it was %s', async (state, line) => {
     await start();
     write(line);
-    await vi.waitFor(() => expect(first()?.state).toBe(state));
+    await until(() => expect(first()?.state).toBe(state));
     expect(Object.keys(localStorage).filter(key => key.includes('pulls'))).toEqual([]);
   });
 
   it('is found again after a connection that broke', async () => {
     await start();
     body.error(new TypeError('network error'));
-    await vi.waitFor(() => expect(first()?.state).toBe('interrupted'));
+    await until(() => expect(first()?.state).toBe('interrupted'));
     reopen();
-    await vi.waitFor(() => expect(listed()).toEqual(['llama3.2 interrupted']));
+    await until(() => expect(listed()).toEqual(['llama3.2 interrupted']));
     dismissPull(first()?.id ?? 0);
     reopen();
     expect(listed()).toEqual([]);
@@ -137,7 +138,7 @@ describe('a pull of a page that was closed', () => {
     await new Promise(resolve => setTimeout(resolve));
     expect(pulls.value).toEqual([]);
     reopen();
-    await vi.waitFor(() => expect(listed()).toEqual(['llama3.2 interrupted']));
+    await until(() => expect(listed()).toEqual(['llama3.2 interrupted']));
   });
 
   it('is not shown while another tab goes on with it', async () => {
@@ -148,7 +149,7 @@ describe('a pull of a page that was closed', () => {
       return act(null);
     }}});
     reopen();
-    await vi.waitFor(() => expect(names).toEqual(['ctllm-pull-d1 llama3.2']));
+    await until(() => expect(names).toEqual(['ctllm-pull-d1 llama3.2']));
     expect(pulls.value).toEqual([]);
   });
 
@@ -163,5 +164,5 @@ it('a pull is found again by a page that opens after the log-in', async () => {
   const session = await import('../session/session');
   session.acceptToken({user: {id: 'u', name: 'alice'}, token: 'T', expires_in: 600}, Date.now());
   const opened = await import('./pull-store');
-  await vi.waitFor(() => expect(opened.pulls.value).toMatchObject([{model: 'llama3.2', state: 'interrupted'}]));
+  await until(() => expect(opened.pulls.value).toMatchObject([{model: 'llama3.2', state: 'interrupted'}]));
 });

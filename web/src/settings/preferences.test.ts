@@ -1,5 +1,6 @@
-import {afterEach, describe, expect, it, vi} from 'vitest';
+import {afterEach, describe, expect, it} from 'vitest';
 import {language} from '../i18n/i18n';
+import {until} from '../testing';
 import {applyPreferences, isSendKey, parsePreferences, preferences, setPreference} from './preferences';
 
 const DEFAULTS = {language: 'system', theme: 'system', textSize: 'normal', sendKey: 'enter'};
@@ -32,9 +33,9 @@ describe('preferences', () => {
     setPreference('textSize', 'normal');
     expect(Object.keys(document.documentElement.dataset)).toEqual([]);
     setPreference('language', 'de');
-    await vi.waitFor(() => expect(language.value).toBe('de'));
+    await until(() => expect(language.value).toBe('de'));
     setPreference('language', 'en');
-    await vi.waitFor(() => expect(language.value).toBe('en'));
+    await until(() => expect(language.value).toBe('en'));
   });
 
   it('say which key sends a message', () => {

@@ -2,6 +2,7 @@ import 'fake-indexeddb/auto';
 import {effect} from '@preact/signals';
 import {IDBFactory} from 'fake-indexeddb';
 import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
+import {until} from '../testing';
 import type {Conversation} from './conversation';
 import {openIndexedStore} from './indexed-store';
 import {MemoryStore} from './memory-store';
@@ -137,7 +138,7 @@ describe('the repository', () => {
   it('gives both tabs what either has written', async () => {
     const [one, two] = [await openTab(), await openTab()];
     const {id, leaf} = await ask(one, 'Two tabs?');
-    await vi.waitFor(() => expect(two.summaries.value).toHaveLength(1));
+    await until(() => expect(two.summaries.value).toHaveLength(1));
     expect(await loaded(two, id)).not.toBeNull();
     const shownInTwo = two.open(id);
     await Promise.all([
@@ -145,7 +146,7 @@ describe('the repository', () => {
       two.update(id, conversation => addMessage(conversation, {role: 'user', content: 'And I?'})),
     ]);
     await Promise.all([one.flush(), two.flush()]);
-    await vi.waitFor(() => {
+    await until(() => {
       expect(texts(shownInTwo.value ?? null)).toEqual(['Two tabs?', 'Yes', 'And I?']);
       expect(texts(one.open(id).value ?? null)).toEqual(['Two tabs?', 'Yes', 'And I?']);
     });
@@ -157,11 +158,11 @@ describe('the repository', () => {
     const {id} = await ask(one, 'Delete me?');
     await loaded(two, id);
     await one.delete([id]);
-    await vi.waitFor(() => expect(two.open(id).value).toBeNull());
+    await until(() => expect(two.open(id).value).toBeNull());
     expect([one.summaries.value, two.summaries.value]).toEqual([[], []]);
     expect((await openTab()).summaries.value).toEqual([]);
     expect(await one.restore(id)).toBe(true);
-    await vi.waitFor(() => expect(two.open(id).value).not.toBeNull());
+    await until(() => expect(two.open(id).value).not.toBeNull());
     expect(two.summaries.value).toHaveLength(1);
   });
 
@@ -213,7 +214,7 @@ describe('the repository', () => {
     tabs.forEach(each => each.onMessage({kind: 'deleted', ids: [id]}));
     await (await one.store).delete({id, at: 0, undoUntil: 0, told: []});
     await one.switchUser('');
-    await vi.waitFor(async () => expect(await (await two.store).loadTexts([id])).toEqual([]));
+    await until(async () => expect(await (await two.store).loadTexts([id])).toEqual([]));
   });
 
   it('writes nothing of one user for another', async () => {

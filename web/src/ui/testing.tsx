@@ -3,6 +3,8 @@ import {render, type ComponentChild} from 'preact';
 import {act} from 'preact/test-utils';
 import {vi} from 'vitest';
 
+export {until} from '../testing';
+
 /** What jsdom has not: it computes no layout. */
 function addWhatIsMissing(): void {
   const nothing = (): void => {};
@@ -27,11 +29,6 @@ export async function show(shown: ComponentChild): Promise<void> {
 /** Waits until what has been started is done: effects, and requests that `answerRequests` answers. */
 export async function settle(): Promise<void> {
   await act(() => new Promise(resolve => setTimeout(resolve)));
-}
-
-/** Waits until a check no longer throws; the time is for a machine that is busy. */
-export async function until(check: () => void): Promise<void> {
-  await vi.waitFor(check, {timeout: 30_000});
 }
 
 /** Returns the only element of a selector. */
