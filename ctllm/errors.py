@@ -60,6 +60,12 @@ class NoCredentials(Unauthorized):
     """The request has no credentials at all, so nobody attempted anything."""
 
 
+class UserChanged(Unauthorized):
+    """The session was another user's, who is not logged in on this desktop any more."""
+
+    code = "user_changed"
+
+
 class ProviderTokenRequired(Unauthorized):
     """The session goes on, but its renewal needs a fresh token of the user's OpenID provider."""
 

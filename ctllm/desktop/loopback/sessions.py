@@ -12,8 +12,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from hashlib import sha256
 from secrets import token_urlsafe
+from typing import Any
 
-from ctllm.errors import RateLimited, Unauthorized
+from ctllm.errors import RateLimited, Unauthorized, UserChanged
 
 #: Seconds that a code is valid: a browser may have to start first.
 CODE_LIFETIME = 120.0
@@ -33,6 +34,10 @@ _LOGGED_OUT = (
     "This page is not logged in, the desktop was restarted, or another user has logged in on it. "
     "Open the page again: with the tray icon, or with `ctllm show` on this machine."
 )
+_USER_CHANGED = (
+    "Another user has logged in on this desktop. Open the page again: with the tray icon, or with "
+    "`ctllm show` on this machine."
+)
 
 
 class LoopbackSessions:
@@ -50,6 +55,7 @@ class LoopbackSessions:
         self._max_sessions = max_sessions
         self._codes: OrderedDict[bytes, float] = OrderedDict()  # when they expire, oldest first
         self._sessions: OrderedDict[bytes, float] = OrderedDict()  # least recently used first
+        self._former: OrderedDict[bytes, None] = OrderedDict()  # sessions of other users
         self._failures: deque[float] = deque(maxlen=MAX_FAILURES)
 
     def __len__(self) -> int:
@@ -74,8 +80,10 @@ class LoopbackSessions:
         return token
 
     def verify(self, token: str) -> None:
-        """Extend the session of `token`; raises Unauthorized if there is none."""
+        """Extend the session of `token`; raises Unauthorized if there is none, or UserChanged."""
         key = _hash(token)
+        if key in self._former:
+            raise UserChanged(_USER_CHANGED)
         expires_at = self._sessions.pop(key, None)
         if expires_at is None or self._seconds() >= expires_at:
             raise Unauthorized(_LOGGED_OUT)
@@ -88,6 +96,9 @@ class LoopbackSessions:
     def close_all(self) -> None:
         """End all sessions, and forget all codes: they were another user's."""
         self._codes.clear()
+        for key in self._sessions:
+            _make_room(self._former, self._max_sessions)
+            self._former[key] = None
         self._sessions.clear()
 
     def _count_failure(self) -> Unauthorized | RateLimited:
@@ -101,7 +112,7 @@ class LoopbackSessions:
         return Unauthorized(_INVALID_CODE)
 
 
-def _make_room(entries: OrderedDict[bytes, float], limit: int) -> None:
+def _make_room(entries: OrderedDict[bytes, Any], limit: int) -> None:
     """Remove the oldest entries, so that there is room for one more."""
     while len(entries) >= limit:
         entries.popitem(last=False)

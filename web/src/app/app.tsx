@@ -15,6 +15,7 @@ import {Lazy} from '../ui/lazy';
 import {Toasts} from '../ui/toast';
 import {CurrentView} from './current-view';
 import './layout.css';
+import {keepFocus} from './focus-keeper';
 import {watchUpdates} from './page-update';
 import {navigate} from './router';
 import {showsShortcuts, watchShortcuts} from './shortcuts';
@@ -42,7 +43,7 @@ export function App(): VNode {
   const main = useRef<HTMLElement>(null);
   useEffect(() => {
     const stops = [watchTitle(), watchShortcuts(), watchSession(), watchStatus(), watchUpdates(import.meta.url)];
-    if (main.current) stops.push(watchViewFocus(main.current));
+    if (main.current) stops.push(watchViewFocus(main.current), keepFocus(main.current));
     void startSession();
     return () => stops.forEach(stop => stop());
   }, []);

@@ -49,6 +49,12 @@ export function returnToChat(): void {
   navigate('chat', lastConversation);
 }
 
+/** Shows a new chat in place of the conversation that is shown, or was last: it is another person's. */
+export function forgetConversation(): void {
+  lastConversation = '';
+  if (current.peek().id) navigate('chat', '', {replace: true});
+}
+
 /** Shows another view. `replace` leaves no entry in the history. */
 export function navigate(view: View, id = '', {replace = false} = {}): void {
   const next = {view, id};

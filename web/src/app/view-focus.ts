@@ -12,7 +12,7 @@ export function focusHeading(main: HTMLElement): () => void {
     clearTimeout(timer);
   };
   const tryToFocus = (): void => {
-    const isElsewhere = document.activeElement !== before && document.activeElement !== document.body;
+    const isElsewhere = ![before, document.body, main].includes(document.activeElement);
     if (isElsewhere) return stop(); // the view has focused something itself, or the person has
     const heading = main.querySelector<HTMLElement>('h1');
     if (!heading || heading.closest('[hidden]')) return;

@@ -1,7 +1,7 @@
 /** Tells screen readers what arrives, by sentences, and how it ended. */
 import {effect, useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
-import {useEffect} from 'preact/hooks';
+import {useEffect, useLayoutEffect} from 'preact/hooks';
 import {t} from '../i18n/i18n';
 import type {Answer} from './answer';
 import {isEnd, type End} from './generation-state';
@@ -9,9 +9,16 @@ import {asSpoken, endOfSentences} from './sentences';
 
 const PAUSE_MS = 2_000;
 
+interface AnnouncerProperties {
+  readonly conversation: string;
+  readonly answer: Answer | undefined;
+}
+
 /** Announces the answer in progress; what was there before is not read out. */
-export function Announcer({answer}: {readonly answer: Answer | undefined}): VNode {
+export function Announcer({conversation, answer}: AnnouncerProperties): VNode {
   const spoken = useSignal('');
+  // Who reads the page on finds no answer of another conversation.
+  useLayoutEffect(() => { spoken.value = ''; }, [conversation]);
   useEffect(() => {
     if (!answer) return;
     spoken.value = ''; // so that the same words are announced again

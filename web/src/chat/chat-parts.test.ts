@@ -47,6 +47,12 @@ describe('an attachment', () => {
     await expect(readAttachment(new File(['x'.repeat(500_001)], 'a.txt', {type: 'text/plain'}))).rejects.toBeInstanceOf(AttachmentError);
   });
 
+  it('is an image of at most 40 MB', async () => {
+    const photo = new File([], 'image.jpg', {type: 'image/jpeg'});
+    Object.defineProperty(photo, 'size', {value: 40_000_001});
+    await expect(readAttachment(photo)).rejects.toMatchObject({refusal: 'imageTooLarge', file: 'image.jpg'});
+  });
+
   it('is shown as an image only if it is one', () => {
     expect(imageUrl({kind: 'image', name: '', type: 'image/png', data: 'AA=='})).toBe('data:image/png;base64,AA==');
     expect(imageUrl({kind: 'image', name: '', type: 'text/html', data: 'AA=='})).toBe('');

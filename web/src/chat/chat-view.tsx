@@ -30,7 +30,7 @@ export function ChatView(): VNode {
       <Header />
       <Content key={id} follower={follower} />
       <Composer conversation={id} onSend={() => follower.jump()} />
-      <Announcer answer={message ? answers.of(message.id) : undefined} />
+      <Announcer conversation={id} answer={message ? answers.of(message.id) : undefined} />
       {showsChatSettings.value && <Lazy load={loadSettings} />}
     </section>
   );

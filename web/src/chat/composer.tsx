@@ -2,17 +2,20 @@
 import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
 import {useEffect, useLayoutEffect, useRef} from 'preact/hooks';
+import {route} from '../app/router';
 import {t} from '../i18n/i18n';
 import {isSendKey} from '../settings/preferences';
+import {userId} from '../session/session';
 import type {Attachment} from '../storage/conversation';
 import {IconButton} from '../ui/button';
 import {Icon} from '../ui/icon';
 import {showToast} from '../ui/toast';
-import {AttachmentError, imageUrl, MAX_ATTACHMENTS, readAttachment} from './attachments';
+import {attachFiles} from './attach-files';
+import {imageUrl} from './attachments';
 import {describeProgress} from './answer-status';
 import {capabilitiesOf, loadCapabilities} from './capabilities';
 import {answers, chosen, currentAnswer, sendMessage, stop} from './chat-store';
-import {readDraft, writeDraft} from './drafts';
+import {attachmentDraft, readDraft, setAttachments, writeDraft} from './drafts';
 import {SendNotice} from './send-notice';
 import {findObstacle, useSending} from './sending';
 
@@ -26,70 +29,63 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
   const area = useRef<HTMLTextAreaElement>(null);
   const files = useRef<HTMLInputElement>(null);
   const camera = useRef<HTMLInputElement>(null);
-  const attachments = useSignal<readonly Attachment[]>([]);
-  const reading = useSignal(0);
+  const {attachments, reading} = attachmentDraft(conversation).value;
   const model = chosen.value;
   const answering = currentAnswer.value;
-  const latest = useRef(conversation);
-  latest.current = conversation;
 
-  const fill = (box: HTMLTextAreaElement, content: string, attached: readonly Attachment[]): void => {
-    box.value = content;
-    attachments.value = attached;
-    grow(box);
+  const fill = (content: string): void => {
+    if (!area.current) return;
+    area.current.value = content;
+    grow(area.current);
   };
 
   const send = async (): Promise<void> => {
     const box = area.current;
     if (!box) return;
     const content = box.value.trim();
-    const attached = attachments.peek();
+    const attached = attachmentDraft(conversation).peek().attachments;
     if (!content && attached.length === 0) return;
-    fill(box, '', []);
+    const sender = userId.peek();
+    fill('');
     writeDraft(conversation, '');
+    setAttachments(conversation, []);
     onSend();
-    if (await sendMessage(content, attached) || area.current !== box) return;
-    fill(box, [content, box.value].filter(Boolean).join('\n'), [...attached, ...attachments.peek()]);
-    writeDraft(latest.current, box.value);
+    if (await sendMessage(content, attached) || userId.peek() !== sender) return;
+    // Its conversation is gone: what is shown now has it, or a new chat.
+    const {id} = route.peek();
+    writeDraft(id, [content, readDraft(id)].filter(Boolean).join('\n'));
+    setAttachments(id, [...attached, ...attachmentDraft(id).peek().attachments]);
+    fill(readDraft(id));
     showToast(t('chat.sendFailed'), 'error');
   };
 
-  const obstacle = findObstacle(reading.value > 0);
+  const obstacle = findObstacle(reading > 0);
   const sending = useSending(obstacle, () => void send());
   const submit = (): void => {
-    const hasContent = area.current?.value.trim() || attachments.peek().length > 0 || reading.peek() > 0;
+    const {attachments: attached, reading: isReading} = attachmentDraft(conversation).peek();
+    const hasContent = area.current?.value.trim() || attached.length > 0 || isReading > 0;
     if (hasContent) sending.request();
   };
 
   useLayoutEffect(() => {
     const box = area.current;
     if (!box) return;
-    fill(box, readDraft(conversation), []);
+    fill(readDraft(conversation));
     if (matchMedia('(pointer: fine)').matches && !document.querySelector('dialog[open]')) box.focus();
   }, [conversation]);
 
   const attach = async (list: Iterable<File>): Promise<void> => {
     sending.cancel();
-    reading.value += 1;
-    try {
-      for (const file of list) {
-        if (attachments.peek().length >= MAX_ATTACHMENTS) throw new AttachmentError('tooMany', file.name);
-        const attachment = await readAttachment(file);
-        if (latest.current !== conversation) return;
-        attachments.value = [...attachments.peek(), attachment];
-      }
-    } catch (error) {
-      if (!(error instanceof AttachmentError)) throw error;
-      sending.cancel(); // nothing is sent without it unless the person wants that
-      showToast(t(`chat.${error.refusal}`, {name: error.file, count: MAX_ATTACHMENTS}), 'error');
-    } finally {
-      reading.value -= 1;
-    }
+    await attachFiles(conversation, list, () => {
+      // Nothing is sent without one that cannot be read, unless the person wants that.
+      if (route.peek().id === conversation) sending.cancel();
+    });
   };
 
   const remove = (index: number): void => {
     sending.cancel();
-    attachments.value = attachments.peek().filter((_, each) => each !== index);
+    setAttachments(conversation, attachments.filter((_, each) => each !== index));
+    document.getElementById('attach')?.focus(); // the button that had the focus is gone
   };
 
   return (
@@ -99,8 +95,8 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
       onPaste={event => takeFiles(event, event.clipboardData, attach)}
     >
       <DropZone onFiles={list => void attach(list)} />
-      <Attached attachments={attachments.value} onRemove={remove} />
-      <Notice attachments={attachments.value} />
+      <Attached attachments={attachments} onRemove={remove} />
+      <Notice attachments={attachments} />
       <SendNotice held={sending.held} />
       <div class="composer-box">
         <textarea

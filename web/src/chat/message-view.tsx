@@ -14,10 +14,11 @@ import {describeInterruption, isSilent} from './answer-status';
 import type {Answer} from './answer';
 import {imageUrl} from './attachments';
 import type {ShownMessage} from './branches';
-import {answers, continueAnswer, currentAnswer, retry, sendEdited, showVersion, stopAnswer} from './chat-store';
+import {answers, continueAnswer, retry, sendEdited, showVersion, stopAnswer} from './chat-store';
+import {readEdit, writeEdit} from './drafts';
 import {WaitingTime} from './elapsed';
-import {SendNotice} from './send-notice';
-import {findObstacle, useSending} from './sending';
+import {AnswerNotice, SendNotice} from './send-notice';
+import {answerObstacle, useSending} from './sending';
 import {tokensPerSecond} from './statistics';
 
 interface MessageProperties {
@@ -34,8 +35,13 @@ export function MessageView({shown, isLast}: MessageProperties): VNode {
 
 function Question({shown}: {readonly shown: ShownMessage}): VNode {
   const {message} = shown;
-  const isEditing = useSignal(false);
-  if (isEditing.value) return <QuestionForm message={message} onClose={() => { isEditing.value = false; }} />;
+  const isEditing = useSignal(readEdit(message.id) !== '');
+  const editButton = `#message-${message.id} .edit`;
+  const close = (): void => {
+    isEditing.value = false;
+    requestAnimationFrame(() => document.querySelector<HTMLElement>(editButton)?.focus());
+  };
+  if (isEditing.value) return <QuestionForm message={message} onClose={close} />;
   return (
     <article id={`message-${message.id}`} class="message question">
       <h2 class="visually-hidden">{t('chat.you')}</h2>
@@ -44,7 +50,7 @@ function Question({shown}: {readonly shown: ShownMessage}): VNode {
       <div class="message-actions">
         <Versions shown={shown} />
         <CopyButton text={message.content} label={t('chat.copy')} />
-        <IconButton icon="edit" label={t('chat.edit')} disabled={currentAnswer.value !== null} onClick={() => { isEditing.value = true; }} />
+        <IconButton icon="edit" class="edit" label={t('chat.edit')} disabled={answerObstacle.value === 'answer'} onClick={() => { isEditing.value = true; }} />
       </div>
     </article>
   );
@@ -60,12 +66,16 @@ function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
   // At once: who types before the next frame would write at the end otherwise.
   useLayoutEffect(() => {
     area.current?.focus();
-    area.current?.setSelectionRange(message.content.length, message.content.length);
+    area.current?.setSelectionRange(area.current.value.length, area.current.value.length);
   }, []);
-  const sending = useSending(findObstacle(false), () => {
+  const close = (): void => {
+    writeEdit(message.id, '');
+    onClose();
+  };
+  const sending = useSending(answerObstacle.value, () => {
     const content = area.current?.value.trim() ?? '';
     if (!content && message.attachments.length === 0) return;
-    onClose();
+    close();
     void sendEdited(message.id, content, message.attachments);
   });
   return (
@@ -77,14 +87,17 @@ function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
           class="edit-message"
           aria-label={t('chat.edit')}
           dir="auto"
-          defaultValue={message.content}
-          onInput={sending.cancel}
-          onKeyDown={event => { if (event.key === 'Escape' && !event.isComposing) onClose(); }}
+          defaultValue={readEdit(message.id) || message.content}
+          onInput={event => {
+            sending.cancel();
+            writeEdit(message.id, event.currentTarget.value);
+          }}
+          onKeyDown={event => { if (event.key === 'Escape' && !event.isComposing) close(); }}
         />
         <p class="soft">{t('chat.editHint')}</p>
         <SendNotice held={sending.held} />
         <div class="buttons">
-          <button type="button" onClick={onClose}>{t('app.cancel')}</button>
+          <button type="button" onClick={close}>{t('app.cancel')}</button>
           <button class="main">{t('chat.save')}</button>
         </div>
       </form>
@@ -101,17 +114,28 @@ function Response({shown, isLast}: MessageProperties): VNode {
       <h2>{message.model}</h2>
       <ResponseBody message={message} answer={answer} />
       <Ending message={message} />
-      {!isStreaming && (
-        <div class="message-actions">
-          <Versions shown={shown} />
-          <CopyButton text={message.content} label={t('chat.copy')} />
-          <IconButton icon="retry" class="retry" label={t('chat.retry')} disabled={currentAnswer.value !== null} onClick={() => void retry(message.id)} />
-          {isLast && message.content && (
-            <Button kind="plain" icon="forward" onClick={() => void continueAnswer(message.id)}>{t('chat.continue')}</Button>
-          )}
-        </div>
-      )}
+      {!isStreaming && <ResponseActions shown={shown} isLast={isLast} />}
     </article>
+  );
+}
+
+function ResponseActions({shown, isLast}: MessageProperties): VNode {
+  const {message} = shown;
+  const obstacle = answerObstacle.value;
+  const another = useSending(obstacle, () => void retry(message.id));
+  const rest = useSending(obstacle, () => void continueAnswer(message.id));
+  return (
+    <>
+      <AnswerNotice held={another.held ?? rest.held} />
+      <div class="message-actions">
+        <Versions shown={shown} />
+        <CopyButton text={message.content} label={t('chat.copy')} />
+        <IconButton icon="retry" class="retry" label={t('chat.retry')} disabled={obstacle === 'answer'} onClick={() => { rest.cancel(); another.request(); }} />
+        {isLast && message.content && (
+          <Button kind="plain" icon="forward" onClick={() => { another.cancel(); rest.request(); }}>{t('chat.continue')}</Button>
+        )}
+      </div>
+    </>
   );
 }
 

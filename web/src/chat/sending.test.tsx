@@ -1,5 +1,5 @@
 import {act} from 'preact/test-utils';
-import {afterEach, beforeEach, expect, it, vi} from 'vitest';
+import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
 import {answerRequests, click, find, press, settle, show, texts, until} from '../ui/testing';
 import type {Desktop} from '../api/types';
 import {navigate} from '../app/router';
@@ -9,10 +9,10 @@ import {desktops, proxy, reachability} from '../status/status-store';
 import {conversations} from '../storage/conversations';
 import type {Conversation} from '../storage/conversation';
 import {MemoryStore} from '../storage/memory-store';
-import {addMessage, updateMessage} from '../storage/tree';
+import {addMessage, pathToLeaf, updateMessage} from '../storage/tree';
 import {Toasts} from '../ui/toast';
 import {Composer} from './composer';
-import {readDraft} from './drafts';
+import {attachmentDraft, readDraft, readEdit, setAttachments} from './drafts';
 import {MessageView} from './message-view';
 
 const ATTIC: Desktop = {id: 'd1', name: 'attic', ollama: 'up', version: '1', models: ['llama3.2'], resources: true};
@@ -29,6 +29,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   await show(null);
+  setAttachments('', []);
   await conversations.switchUser('');
   forgetToken();
   navigate('chat');
@@ -204,6 +205,50 @@ it('adds an attachment to the conversation that it was chosen for alone', async 
   expect(Object.values(stored?.conversation.messages ?? {}).flatMap(({attachments}) => attachments)).toEqual([]);
 });
 
+it('keeps attachments with their conversation while something else is shown', async () => {
+  const {id} = await showAnswer('complete');
+  await showComposer(id);
+  (await attachSlowly())(new Uint8Array([0x61]));
+  await until(() => expect(texts('.attachments li')).toEqual(['notes.txt']));
+  await act(() => navigate('settings'));
+  await show(<Toasts />);
+  await act(() => navigate('chat'));
+  await showComposer();
+  expect(texts('.attachments li')).toEqual([]);
+  await act(() => navigate('chat', id));
+  await showComposer(id);
+  expect(texts('.attachments li')).toEqual(['notes.txt']);
+  await press(box(), 'Enter');
+  await until(() => expect(texts('.attachments li')).toEqual([]));
+  const stored = await conversations.snapshot(id);
+  expect(Object.values(stored?.conversation.messages ?? {}).flatMap(({attachments}) => attachments)).toMatchObject([{name: 'notes.txt', data: 'a'}]);
+});
+
+it('takes an attachment that is read while something else is shown, and waits for it again', async () => {
+  await showComposer();
+  const finish = await attachSlowly();
+  await show(<Toasts />);
+  await showComposer();
+  await send('Look');
+  expect([texts('.send-notice'), texts('.attachments')]).toEqual([[t('chat.held.attachments')], []]);
+  await show(<Toasts />);
+  await act(() => finish(new Uint8Array([0x61])));
+  await until(() => expect(attachmentDraft('').value).toMatchObject({attachments: [{name: 'notes.txt'}], reading: 0}));
+  await showComposer();
+  expect([texts('.attachments li'), box().value]).toEqual([['notes.txt'], 'Look']);
+});
+
+it('gives an attachment that was read too late to nobody else', async () => {
+  await showComposer();
+  const finish = await attachSlowly();
+  await act(() => acceptToken({user: {id: 'b', name: 'bob'}, token: 'T', expires_in: 600}, Date.now()));
+  await act(() => finish(new Uint8Array([0x61])));
+  await settle();
+  expect(attachmentDraft('').peek()).toEqual({attachments: [], reading: 0});
+  acceptToken({user: {id: 'a', name: 'alice'}, token: 'T', expires_in: 600}, Date.now());
+  expect(attachmentDraft('').peek()).toEqual({attachments: [], reading: 0});
+});
+
 it('sends nothing once the person adds or removes an attachment', async () => {
   desktops.value = null;
   await showComposer();
@@ -275,6 +320,76 @@ it('gives back a message whose conversation is deleted at that moment', async ()
   await until(() => expect(box().value).toBe('Lost?'));
   expect(readDraft(conversation.id)).toBe('Lost?');
   expect(texts('.toast p')).toContain(t('chat.sendFailed'));
+});
+
+it('gives back a message that could not be sent if something else is shown by then', async () => {
+  const conversation = await showAnswer('complete');
+  await showComposer(conversation.id);
+  (await attachSlowly())(new Uint8Array([0x61]));
+  await until(() => expect(texts('.attachments li')).toHaveLength(1));
+  await write('Lost?');
+  await act(() => {
+    box().dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true, cancelable: true}));
+    navigate('settings');
+    return conversations.deleteNow([conversation.id]);
+  });
+  await show(<Toasts />);
+  await until(() => expect(readDraft('')).toBe('Lost?'));
+  expect(attachmentDraft('').peek().attachments).toHaveLength(1);
+  expect(texts('.toast p')).toContain(t('chat.sendFailed'));
+});
+
+describe('another answer', () => {
+  const versions = async ({id}: Conversation): Promise<number> => Object.keys((await conversations.snapshot(id))?.conversation.messages ?? {}).length;
+  const showLast = async (): Promise<Conversation> => {
+    const {id} = await showAnswer('complete');
+    const conversation = await conversations.update(id, current => updateMessage(current, current.leaf.value ?? '', {content: 'Half'}));
+    const message = conversation && pathToLeaf(conversation).at(-1);
+    if (!message) throw new Error('The conversation has no answer.');
+    await show(<MessageView shown={{message, versions: [message.id]}} isLast />);
+    return conversation;
+  };
+  const button = (key: 'chat.retry' | 'chat.continue'): HTMLButtonElement =>
+    [...document.querySelectorAll('button')].find(each => (each.ariaLabel ?? each.textContent) === t(key)) ?? expect.fail('There is no such button.');
+
+  it.each(['chat.retry', 'chat.continue'] as const)('is not asked for while the model is away, and the page says so: %s', async key => {
+    const conversation = await showLast();
+    await act(() => { desktops.value = [{...ATTIC, models: ['qwen3']}]; });
+    await click(button(key));
+    expect(texts('.send-notice')).toEqual([t('chat.notAsked.modelAway', {model: 'llama3.2'})]);
+    await act(() => { desktops.value = [ATTIC]; });
+    await settle();
+    expect([texts('.send-notice'), await versions(conversation)]).toEqual([[], 2]);
+    await click(button(key));
+    await until(async () => expect(await versions(conversation)).toBe(3));
+  });
+
+  it('is asked for once the models are known', async () => {
+    const conversation = await showLast();
+    await act(() => { desktops.value = null; });
+    await click(button('chat.continue'));
+    await click(button('chat.retry'));
+    expect(texts('.send-notice')).toEqual([t('chat.notAsked.models')]);
+    await act(() => { desktops.value = [ATTIC]; });
+    await until(async () => expect(await versions(conversation)).toBe(3));
+    await settle();
+    expect(await versions(conversation)).toBe(3);
+  });
+});
+
+it('keeps an edited question that is not sent yet while something else is shown', async () => {
+  const conversation = await showAnswer('complete');
+  const [question] = Object.values(conversation.messages);
+  if (!question) throw new Error('The conversation has no message.');
+  const view = <MessageView shown={{message: question, versions: [question.id]}} isLast={false} />;
+  await show(view);
+  await act(() => find(`[aria-label="${t('chat.edit')}"]`).click());
+  await write('Better');
+  await show(<Toasts />);
+  await show(view);
+  expect(box().value).toBe('Better');
+  await press(box(), 'Escape');
+  expect([readEdit(question.id), texts('textarea')]).toEqual(['', []]);
 });
 
 it('keeps an edited question that cannot be sent', async () => {

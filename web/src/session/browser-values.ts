@@ -18,15 +18,28 @@ export function readValue(place: Place, name: string): string | null {
   }
 }
 
-/** Stores a value; '' removes it. Without a store, it lasts as long as the page. */
-export function writeValue(place: Place, name: string, value: string): void {
+/** Stores a value; '' removes it. Without a store, it lasts as long as the page. Returns whether it lasts longer. */
+export function writeValue(place: Place, name: string, value: string): boolean {
   const key = keyOf(name);
   unstored.delete(`${place} ${key}`);
   try {
     if (value) storageOf(place).setItem(key, value);
     else storageOf(place).removeItem(key);
+    return true;
   } catch {
     if (value) unstored.set(`${place} ${key}`, value);
+    return !value;
+  }
+}
+
+/** Removes the values of a person whose names begin with `prefix`. */
+export function removeValues(place: Place, prefix: string, person: string): void {
+  const isMeant = (key: string): boolean => key.startsWith(`ctllm.${prefix}`) && key.endsWith(`.${person}`);
+  for (const key of unstored.keys()) if (key.startsWith(`${place} `) && isMeant(key.slice(place.length + 1))) unstored.delete(key);
+  try {
+    for (const key of Object.keys(storageOf(place)).filter(isMeant)) storageOf(place).removeItem(key);
+  } catch {
+    // A browser that forbids to read them has none.
   }
 }
 

@@ -1,7 +1,7 @@
 /** What is shown to nobody in particular: how to log in, or how to open the page of a desktop. */
 import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
-import {useEffect} from 'preact/hooks';
+import {useEffect, useRef} from 'preact/hooks';
 import type {Provider} from '../api/types';
 import {RequestError} from '../api/http';
 import {t} from '../i18n/i18n';
@@ -18,9 +18,11 @@ export function LoggedOut(): VNode {
     void readRole().catch((): Role => 'cloud').then(found => { if (isCurrent) role.value = found; });
     return () => { isCurrent = false; };
   }, []);
+  const heading = useRef<HTMLHeadingElement>(null);
+  useEffect(() => { if (endReason.peek() && !document.querySelector('dialog[open]')) heading.current?.focus(); }, []);
   return (
     <section id="logged-out" class="screen" aria-labelledby="logged-out-title">
-      <h1 id="logged-out-title" tabIndex={-1}>{t(role.value === 'desktop' ? 'session.desktop.title' : 'session.title')}</h1>
+      <h1 id="logged-out-title" ref={heading} tabIndex={-1} aria-describedby="logged-out-reason">{t(role.value === 'desktop' ? 'session.desktop.title' : 'session.title')}</h1>
       <p id="logged-out-reason" role="status">{endReason.value}</p>
       {role.value === 'desktop' && <OpenDesktop />}
       {role.value === 'cloud' && <LogIn />}

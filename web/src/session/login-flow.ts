@@ -1,9 +1,11 @@
 /** How the page comes to its session: by the cookie, by a link, or by the redirect of a provider. */
-import {effect, signal} from '@preact/signals';
+import {effect, signal, untracked} from '@preact/signals';
 import {isObject, readJson, request, RequestError, withTimeout} from '../api/http';
 import type {AccessToken, User} from '../api/types';
+import {forgetConversation} from '../app/router';
 import {t} from '../i18n/i18n';
-import {showToast} from '../ui/toast';
+import {declineQuestion} from '../ui/confirmation';
+import {clearToasts, showToast} from '../ui/toast';
 import {readParameter, takeParameter} from './fragment';
 import {asksForPassword, describeLoginError} from './login-errors';
 import {askToLogIn, leaveLoginQuestion} from './login-question';
@@ -141,7 +143,9 @@ async function startProxy(): Promise<void> {
 
 /** Another tab has logged in the user with this id, or logged out (null). */
 async function onOtherTab(id: string | null): Promise<void> {
-  if ((await readRole().catch(() => 'cloud')) === 'desktop') return; // each tab has a session of its own
+  // Each tab of a desktop's page has a session of its own, which ends when another user logs in on the desktop.
+  const isDesktop = (await readRole().catch(() => 'cloud')) === 'desktop';
+  if (isDesktop && (id === null || !user.value)) return;
   leaveLoginQuestion();
   leaveMachineQuestion();
   if (id === null) {
@@ -187,10 +191,17 @@ function onHashChange(): void {
   void startSession();
 }
 
+/** Removes what is said to whoever was logged in, and asked of them. */
+function clearPage(): void {
+  clearToasts();
+  declineQuestion();
+}
+
 /** Follows links, other tabs and the network until the returned function is called. */
 export function watchSession(): () => void {
   let announced: string | null = null;
   let shown: string | undefined;
+  let former: string | undefined;
   const stopTabs = watchTabs(id => void onOtherTab(id));
   const stopAnnouncing = effect(() => {
     const id = isConfirmed.value ? (user.value?.id ?? null) : null;
@@ -199,8 +210,12 @@ export function watchSession(): () => void {
   });
   const stopAsking = effect(() => {
     const id = user.value?.id;
-    if (shown !== id) leaveMachineQuestion(); // it is put to whoever has logged in
+    if (shown === id) return;
+    leaveMachineQuestion(); // it is put to whoever has logged in
+    if (shown) untracked(clearPage);
+    if (id && former && former !== id) untracked(forgetConversation);
     shown = id;
+    former = id ?? former;
   });
   const onOnline = (): void => { if (startProblem.value) void startSession(); };
   addEventListener('hashchange', onHashChange);

@@ -122,4 +122,25 @@ describe('the session', () => {
     expect(sessionStorage.getItem('ctllm-desktop-token')).toBeNull();
     expect(countRenewals()).toBe(0);
   });
+
+  it('of a desktop begins only if the desktop confirms it, and tells its former user why it ended', async () => {
+    answers['/ctllm/page'] = () => ({status: 200, body: {role: 'desktop', version: '1'}});
+    answers['/ctllm/session'] = () => ({status: 200, body: {user: {id: 'b', name: 'ada'}, scopes: [], expires_in: 60}});
+    sessionStorage.setItem('ctllm-desktop-token', JSON.stringify(TOKEN));
+    await session.renewSession();
+    expect(session.user.value).toEqual({id: 'b', name: 'ada'});
+    answers['/ctllm/session'] = () => ({status: 401, body: {error: {code: 'user_changed', message: 'Another user.'}}});
+    answers['/ctllm/desktops'] = () => EXPIRED;
+    await expect(session.getJson('/ctllm/desktops')).rejects.toMatchObject({code: 'user_changed'});
+    expect([session.user.value, sessionStorage.getItem('ctllm-desktop-token')]).toEqual([null, null]);
+    expect(session.endReason.value).toMatch(/^Another user has logged in on this desktop/);
+  });
+
+  it('of a desktop shows nothing of its former user after a reload', async () => {
+    answers['/ctllm/page'] = () => ({status: 200, body: {role: 'desktop', version: '1'}});
+    answers['/ctllm/session'] = () => ({status: 401, body: {error: {code: 'user_changed', message: 'Another user.'}}});
+    sessionStorage.setItem('ctllm-desktop-token', JSON.stringify(TOKEN));
+    await expect(session.renewSession()).rejects.toMatchObject({code: 'user_changed'});
+    expect([session.user.value, session.isConfirmed.value]).toEqual([undefined, false]);
+  });
 });

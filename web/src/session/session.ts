@@ -94,10 +94,20 @@ export function firstRenewal(): Promise<void> {
 
 async function requestToken(begun: number): Promise<void> {
   const requestedAt = Date.now();
-  const token = (await readRole()) === 'desktop' ? storedToken() : await requestCloudToken();
+  const token = (await readRole()) === 'desktop' ? await checkStoredToken() : await requestCloudToken();
   if (begun !== epoch) throw new RequestError(t('session.changed'), 409);
   if (!token) throw new RequestError(t('session.desktopEnded'), 401, 0, 'unauthenticated');
   acceptToken(token, requestedAt);
+}
+
+/** Returns the token of this tab, once the desktop has confirmed it: another user may have logged in there. */
+async function checkStoredToken(): Promise<AccessToken | null> {
+  const stored = storedToken();
+  if (!stored) return null;
+  const headers = {Authorization: `Bearer ${stored.token}`};
+  const confirmed = await withTimeout({headers}, async options =>
+    readJson<Pick<AccessToken, 'user' | 'expires_in'>>(await request('GET', '/ctllm/session', options)));
+  return {...stored, ...confirmed};
 }
 
 async function requestCloudToken(): Promise<AccessToken> {
@@ -113,6 +123,7 @@ async function renewForSameUser(): Promise<void> {
 
 /** Returns why a session ended: a sentence for the person. */
 export function describeEnd(error: RequestError): string {
+  if (error.code === 'user_changed') return t('session.userChanged');
   if (error.code === 'user_disabled') return t('session.error.disabled');
   if (error.code === 'group_not_allowed' && user.value) return t('session.groupNotAllowed', {name: user.value.name});
   return error.status === 401 ? t('session.ended') : error.message;

@@ -5,6 +5,7 @@
  * can read it.
  */
 import {signal} from '@preact/signals';
+import {forgetDrafts} from '../chat/drafts';
 import {t} from '../i18n/i18n';
 import {askToConfirm} from '../ui/confirmation';
 import {conversations} from './conversations';
@@ -52,6 +53,7 @@ export async function logOutWithCopy(logOut: () => Promise<void>, isLoggedOut: (
   await logOut();
   if (!forgets || !isLoggedOut()) return;
   await conversations.switchUser('');
+  forgetDrafts(userId);
   await deleteDatabase(databaseName(userId));
 }
 

@@ -42,15 +42,17 @@ export function ConversationRows({summaries}: {readonly summaries: readonly Conv
     element.scrollTop = Math.max(Math.min(element.scrollTop, row.top - GROUP_REM * rem), row.top + CONVERSATION_REM * rem - element.clientHeight);
     requestAnimationFrame(() => element.querySelector<HTMLElement>(`[data-id="${row.summary.id}"] a`)?.focus());
   };
+  const remove = (summary: ConversationSummary, index: number): void => {
+    void deleteConversation(summary);
+    focus(index + 1 < summaries.length ? index + 1 : index - 1);
+  };
   const onKeyDown = (event: KeyboardEvent, summary: ConversationSummary, index: number): void => {
     const next = {ArrowDown: index + 1, ArrowUp: index - 1, Home: 0, End: summaries.length - 1}[event.key];
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (next !== undefined) focus(next);
     else if (event.key === 'F2') renamed.value = summary.id;
-    else if (event.key === 'Delete') {
-      void deleteConversation(summary);
-      focus(index + 1 < summaries.length ? index + 1 : index - 1);
-    } else return;
+    else if (event.key === 'Delete') remove(summary, index);
+    else return;
     event.preventDefault();
   };
   return (
@@ -70,7 +72,7 @@ export function ConversationRows({summaries}: {readonly summaries: readonly Conv
           >
             {renamed.value === row.summary.id
               ? <RenameForm summary={row.summary} onEnd={() => { renamed.value = null; focus(row.index); }} />
-              : <ConversationRow summary={row.summary} onKeyDown={event => onKeyDown(event, row.summary, row.index)} onRename={() => { renamed.value = row.summary.id; }} />}
+              : <ConversationRow summary={row.summary} onKeyDown={event => onKeyDown(event, row.summary, row.index)} onRename={() => { renamed.value = row.summary.id; }} onDelete={() => remove(row.summary, row.index)} />}
           </li>
         )))}
       </ul>
@@ -82,9 +84,10 @@ interface RowProperties {
   readonly summary: ConversationSummary;
   readonly onKeyDown: (event: KeyboardEvent) => void;
   readonly onRename: () => void;
+  readonly onDelete: () => void;
 }
 
-function ConversationRow({summary, onKeyDown, onRename}: RowProperties): VNode {
+function ConversationRow({summary, onKeyDown, onRename, onDelete}: RowProperties): VNode {
   const {id, running} = summary;
   const title = summary.title || t('storage.untitled');
   const isShown = useComputed(() => route.value.view === 'chat' && route.value.id === id);
@@ -110,7 +113,7 @@ function ConversationRow({summary, onKeyDown, onRename}: RowProperties): VNode {
           {label: t('storage.rename'), icon: 'edit', onSelect: onRename},
           {label: t('storage.exportJson'), icon: 'download', onSelect: () => void exportConversations([id], title, 'json')},
           {label: t('storage.exportMarkdown'), icon: 'download', onSelect: () => void exportConversations([id], title, 'markdown')},
-          {label: t('storage.delete'), icon: 'delete', isDangerous: true, onSelect: () => void deleteConversation(summary)},
+          {label: t('storage.delete'), icon: 'delete', isDangerous: true, onSelect: onDelete},
         ]}
       />
     </>

@@ -74,6 +74,15 @@ function parseMessage(key: string, value: unknown): Message | null {
   };
 }
 
+/** Returns the attachments in a stored text; none if it is damaged. */
+export function parseAttachments(stored: string | null): readonly Attachment[] {
+  try {
+    return list(JSON.parse(stored ?? '[]'), parseAttachment);
+  } catch {
+    return [];
+  }
+}
+
 function parseAttachment(value: unknown): Attachment | null {
   if (!isObject(value)) return null;
   const {kind, name, type, data} = value;

@@ -162,11 +162,14 @@ describe('the log-out', () => {
     expect(await databases()).toContain(databaseName(`user ${number}`));
   });
 
-  it('deletes the copy of this browser once the person has confirmed that', async () => {
+  it('deletes the copy of this browser, and all drafts, once the person has confirmed that', async () => {
+    const draft = `ctllm.draft..user ${number}`;
+    sessionStorage.setItem(draft, 'Not sent');
     const ended = logOutWithCopy(logOut, () => isLoggedOut);
     await until(() => expect(document.querySelector('#confirmation')).not.toBeNull());
     await click(find('#confirmation .danger'));
     await ended;
+    expect(sessionStorage.getItem(draft)).toBeNull();
     expect(isLoggedOut).toBe(true);
     expect(await databases()).not.toContain(databaseName(`user ${number}`));
   });

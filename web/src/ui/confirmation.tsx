@@ -33,6 +33,11 @@ export function askToConfirm(question: Question): Promise<boolean> {
   });
 }
 
+/** Declines the question that is open, if there is one. */
+export function declineQuestion(): void {
+  asked.peek()?.answer(false);
+}
+
 /** Shows the question that was asked. The page has one of these. */
 export function Confirmation(): VNode | null {
   const question = asked.value;

@@ -40,6 +40,12 @@ describe('a part that is missing, because the server has a newer page', () => {
     expect([hasReloaded(), notLoaded() !== null]).toEqual([false, true]);
   });
 
+  it('reloads nothing while a file is attached', async () => {
+    await show(<><form id="composer"><ul class="attachments" /></form><Lazy load={() => Promise.reject(new Error('gone'))} /></>);
+    await settle();
+    expect([hasReloaded(), notLoaded() !== null]).toEqual([false, true]);
+  });
+
   it('reloads nothing in a browser that keeps nothing: it would do so for ever', async () => {
     vi.spyOn(Storage.prototype, 'setItem').mockImplementation(() => { throw new DOMException('', 'QuotaExceededError'); });
     await fail();

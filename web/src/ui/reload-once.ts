@@ -23,8 +23,9 @@ export function forgetReload(): void {
   }
 }
 
-/** Whether somebody has written a message that is not sent. */
+/** Whether somebody has written a message, or attached a file, that is not sent. */
 export function hasDraft(): boolean {
   const box = document.getElementById('message');
-  return box instanceof HTMLTextAreaElement && box.value.trim() !== '';
+  const hasText = box instanceof HTMLTextAreaElement && box.value.trim() !== '';
+  return hasText || document.querySelector('#composer .attachments') !== null;
 }

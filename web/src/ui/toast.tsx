@@ -25,6 +25,11 @@ export function showToast(text: string, kind: Toast['kind'] = 'info'): void {
   setTimeout(() => dismiss(id), kind === 'error' ? ERROR_MS : INFO_MS);
 }
 
+/** Removes all messages. */
+export function clearToasts(): void {
+  if (toasts.peek().length > 0) toasts.value = [];
+}
+
 function dismiss(id: number): void {
   if (toasts.value.some(each => each.id === id)) toasts.value = toasts.value.filter(each => each.id !== id);
 }

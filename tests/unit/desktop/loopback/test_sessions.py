@@ -12,7 +12,7 @@ from ctllm.desktop.loopback.sessions import (
     SESSION_LIFETIME,
     LoopbackSessions,
 )
-from ctllm.errors import RateLimited, Unauthorized
+from ctllm.errors import RateLimited, Unauthorized, UserChanged
 
 
 class LoopbackSessionsTests(SynchronousTestCase):
@@ -74,6 +74,27 @@ class LoopbackSessionsTests(SynchronousTestCase):
         self.sessions.close_all()
         self.assertRaises(Unauthorized, self.sessions.verify, token)
         self.assertRaises(Unauthorized, self.sessions.redeem, code)
+
+    def test_a_session_of_another_user_says_so(self) -> None:
+        tokens = [self.begin() for _ in range(2)]
+        self.sessions.close_all()
+        for token in tokens:
+            self.assertRaises(UserChanged, self.sessions.verify, token)
+        self.sessions.verify(self.begin())
+        with self.assertRaises(Unauthorized) as raised:
+            self.sessions.verify("x" * 43)
+        self.assertEqual(raised.exception.code, "unauthenticated")
+
+    def test_no_more_sessions_of_other_users_are_known_than_of_the_present_one(self) -> None:
+        first = self.begin()
+        self.sessions.close_all()
+        others = [self.begin() for _ in range(2)]
+        self.sessions.close_all()
+        for token in others:
+            self.assertRaises(UserChanged, self.sessions.verify, token)
+        with self.assertRaises(Unauthorized) as raised:
+            self.sessions.verify(first)
+        self.assertEqual(raised.exception.code, "unauthenticated")
 
     def test_a_session_ends_some_time_after_its_last_use(self) -> None:
         token = self.begin()

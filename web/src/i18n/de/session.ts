@@ -21,6 +21,7 @@ export const session = {
   'session.stillLoggedIn': '{problem} Du bist weiterhin angemeldet.',
   'session.ended': 'Deine Sitzung ist beendet.',
   'session.changed': 'Jemand anderes hat sich angemeldet.',
+  'session.userChanged': 'Auf diesem Desktop hat sich jemand anderes angemeldet. Deine Unterhaltungen bleiben erhalten und sind wieder da, sobald du dich dort wieder anmeldest.',
   'session.loggedOut': 'Du bist abgemeldet.',
   'session.hasLoggedOut': 'Du hast dich abgemeldet.',
   'session.loggedOutElsewhere': 'Du hast dich in einem anderen Tab abgemeldet.',

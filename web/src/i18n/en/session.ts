@@ -21,6 +21,7 @@ export const session = {
   'session.stillLoggedIn': '{problem} You are still logged in.',
   'session.ended': 'Your session has ended.',
   'session.changed': 'Another user has logged in.',
+  'session.userChanged': 'Another user has logged in on this desktop. Your conversations are kept, and are back when you log in there again.',
   'session.loggedOut': 'You are logged out.',
   'session.hasLoggedOut': 'You have logged out.',
   'session.loggedOutElsewhere': 'You logged out in another tab.',
