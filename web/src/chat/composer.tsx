@@ -124,7 +124,7 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
           <input ref={files} type="file" multiple hidden accept="image/*,text/*,.md,.json,.csv,.log,.py,.js,.ts,.tsx,.rs,.go,.c,.h,.cpp,.java,.yaml,.yml,.toml,.xml,.sh,.sql" onChange={event => takeInput(event.currentTarget, attach)} />
           <input ref={camera} type="file" hidden accept="image/*" capture="environment" onChange={event => takeInput(event.currentTarget, attach)} />
           <IconButton id="attach" icon="attach" label={t('chat.attach')} onClick={() => files.current?.click()} />
-          <IconButton id="camera" class="touch-only" icon="upload" label={t('chat.camera')} onClick={() => camera.current?.click()} />
+          <IconButton id="camera" class="touch-only" icon="camera" label={t('chat.camera')} onClick={() => camera.current?.click()} />
           <Status />
           {answering
             ? <button id="stop" type="button" class="with-icon" onClick={() => { stop(); area.current?.focus(); }}><Icon name="stop" />{t('chat.stop')}</button>
