@@ -111,6 +111,11 @@ export class Answers {
     void this.#end(conversation.id, id, {state: 'stopped'});
   }
 
+  /** Ends the answers of conversations that are not in `kept`, here and at the desktop: they were deleted. */
+  stopAllBut(kept: ReadonlySet<Id>): void {
+    for (const {client, conversation} of this.#running.peek().values()) if (!kept.has(conversation)) client.stop();
+  }
+
   /** Ends the reading of all answers, when somebody else logs in. */
   abandon(): void {
     for (const {client} of this.#running.peek().values()) client.abandon();

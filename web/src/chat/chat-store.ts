@@ -182,6 +182,10 @@ export function watchAnswers(): () => void {
       }));
     }
   });
+  const stopDeleted = effect(() => {
+    const {value: summaries} = conversations.summaries;
+    if (answers.conversations.peek().size > 0) untracked(() => answers.stopAllBut(new Set(summaries.map(({id}) => id))));
+  });
   let owner = user.peek()?.id;
   const leave = effect(() => {
     if (user.value?.id === owner) return;
@@ -194,6 +198,7 @@ export function watchAnswers(): () => void {
   return () => {
     restore();
     resume();
+    stopDeleted();
     leave();
   };
 }

@@ -50,6 +50,7 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
     writeDraft(conversation, '');
     setAttachments(conversation, []);
     onSend();
+    if (matchMedia('(pointer: fine)').matches) box.focus(); // the button that sends it is gone
     if (await sendMessage(content, attached) || userId.peek() !== sender) return;
     // Its conversation is gone: what is shown now has it, or a new chat.
     const {id} = route.peek();
@@ -126,9 +127,10 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
           <IconButton id="attach" icon="attach" label={t('chat.attach')} onClick={() => files.current?.click()} />
           <IconButton id="camera" class="touch-only" icon="camera" label={t('chat.camera')} onClick={() => camera.current?.click()} />
           <Status />
+          {/* Two elements: a press of the one must not become a press of the other. */}
           {answering
-            ? <button id="stop" type="button" class="with-icon" onClick={() => { stop(); area.current?.focus(); }}><Icon name="stop" />{t('chat.stop')}</button>
-            : <button id="send" class="main with-icon" disabled={obstacle !== null}><Icon name="send" />{t('chat.send')}</button>}
+            ? <button key="stop" id="stop" type="button" class="with-icon" onClick={() => { stop(); area.current?.focus(); }}><Icon name="stop" />{t('chat.stop')}</button>
+            : <button key="send" id="send" class="main with-icon" disabled={obstacle !== null}><Icon name="send" />{t('chat.send')}</button>}
         </div>
       </div>
     </form>

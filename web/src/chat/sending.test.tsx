@@ -1,6 +1,6 @@
 import {act} from 'preact/test-utils';
 import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
-import {answerRequests, click, find, press, settle, show, texts, until} from '../ui/testing';
+import {answerRequests, click, find, NEVER, press, settle, show, texts, until} from '../ui/testing';
 import type {Desktop} from '../api/types';
 import {navigate} from '../app/router';
 import {t} from '../i18n/i18n';
@@ -11,6 +11,7 @@ import type {Conversation} from '../storage/conversation';
 import {MemoryStore} from '../storage/memory-store';
 import {addMessage, pathToLeaf, updateMessage} from '../storage/tree';
 import {Toasts} from '../ui/toast';
+import {answers, watchAnswers} from './chat-store';
 import {Composer} from './composer';
 import {attachmentDraft, readDraft, readEdit, setAttachments} from './drafts';
 import {MessageView} from './message-view';
@@ -144,6 +145,15 @@ it('says that an answer still arrives, and sends nothing at its end', async () =
   await settle();
   expect(texts('.send-notice')).toEqual([]);
   expect(box().value).toBe('Next');
+});
+
+it('has a button to stop that never becomes the one that sends', async () => {
+  const conversation = await showAnswer('streaming');
+  await showComposer(conversation.id);
+  const stopButton = find('#stop');
+  await act(async () => void await conversations.update(conversation.id, current => updateMessage(current, current.leaf.value ?? '', {state: 'complete'})));
+  await until(() => expect(find('#send')).not.toBe(stopButton));
+  expect(stopButton.isConnected).toBe(false);
 });
 
 it('says that the model of the conversation is away', async () => {
@@ -375,6 +385,25 @@ describe('another answer', () => {
     await settle();
     expect(await versions(conversation)).toBe(3);
   });
+});
+
+it('ends an answer whose conversation is deleted, and no other one', async () => {
+  const requests = answerRequests({'POST /ctllm/desktop/generations': NEVER});
+  const stop = watchAnswers();
+  const [kept, deleted] = [await showAnswer('complete'), await showAnswer('complete')];
+  for (const {id} of [kept, deleted]) {
+    await act(() => navigate('chat', id));
+    await showComposer(id);
+    await send('On and on');
+    await until(() => expect(answers.conversations.value.has(id)).toBe(true));
+  }
+  await until(() => expect(requests.filter(each => each.startsWith('POST /ctllm/desktop/generations'))).toHaveLength(2));
+  await act(() => conversations.delete([deleted.id]));
+  // Again and again while the desktop does not know it.
+  await until(() => expect(new Set(requests.filter(each => each.startsWith('DELETE'))).size).toBe(1));
+  await until(() => expect([...answers.conversations.value]).toEqual([kept.id]));
+  answers.abandon();
+  stop();
 });
 
 it('keeps an edited question that is not sent yet while something else is shown', async () => {

@@ -162,8 +162,8 @@ describe('the repository', () => {
     expect([one.summaries.value, two.summaries.value]).toEqual([[], []]);
     expect((await openTab()).summaries.value).toEqual([]);
     expect(await one.restore(id)).toBe(true);
-    await until(() => expect(two.open(id).value).not.toBeNull());
-    expect(two.summaries.value).toHaveLength(1);
+    await until(() => expect(two.summaries.value).toHaveLength(1));
+    expect(two.open(id).value).toMatchObject({id}); // it is there before it is listed
   });
 
   it('does not write a deleted conversation again', async () => {

@@ -171,8 +171,9 @@ export class ConversationRepository {
     const summary = await store.restore(id);
     if (!summary || generation !== this.#generation) return false;
     this.#channel?.send({kind: 'restored', id});
+    await this.#reload(id); // first: whoever sees it in the list may go on with its answers
+    if (generation !== this.#generation) return false;
     this.#show(summary);
-    await this.#reload(id);
     this.#notify();
     return true;
   }
@@ -389,8 +390,8 @@ export class ConversationRepository {
       this.#show(message.summary);
       await this.#reload(message.id, message.messages);
     } else {
-      await this.#listAgain();
       await this.#reload(message.id);
+      await this.#listAgain();
     }
   }
 
