@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import BuiltinImporter, ModuleSpec, PathFinder
 from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,20 @@ else:
 LazyNames = Mapping[str, str]
 """Names that may be imported from a module without running it.
 
-Each maps to the submodule that defines the name, or to "" for a proxy that resolves it when used.
+Each maps to the module that defines or replaces it, or to "" for a proxy that resolves it when it
+is used.
 """
+
+REAL_IN_LAZY_MODULES = "real in lazy modules"
+"""Instead of a module in `LazyNames`: a proxy as for "", but the real object for a lazy module that
+runs. It may name it in an `except` clause, which takes no proxy."""
+
+_LIGHT = "ctllm.light_functions"
+
+
+def _names_in(module: str, *names: str) -> LazyNames:
+    return dict.fromkeys(" ".join(names).split(), module)
+
 
 #: Optional dependencies of autobahn: text messages, coloured output, compression.
 UNUSED_MODULES = ("_nvx_utf8validator", "click", "snappy", "brotli", "brotlicffi")
@@ -47,7 +59,7 @@ LAZY_MODULES: Mapping[str, LazyNames] = {
     },
     "twisted.python.zippath": {"ZipArchive": ""},
     "twisted.persisted.sob": {},
-    "twisted.internet.threads": {"deferToThreadPool": ""},
+    "twisted.internet.threads": {"deferToThread": "", "deferToThreadPool": ""},
     "twisted.python.threadpool": {"ThreadPool": ""},
     "twisted.logger._capture": {"capturedLogs": ""},
     "twisted.logger._json": {
@@ -59,8 +71,44 @@ LAZY_MODULES: Mapping[str, LazyNames] = {
     },
     "subprocess": {},
     "pickle": {},
+    "random": {"seed": _LIGHT},
+    "secrets": {"token_bytes": _LIGHT, "token_hex": "", "token_urlsafe": ""},
+    "json": {},
+    "platform": {"python_implementation": _LIGHT},
+    "typing_extensions": {
+        "Buffer": "",
+        **_names_in(_LIGHT, "TypeVar deprecated override"),
+        **_names_in(
+            "typing",
+            "Concatenate Literal NotRequired ParamSpec Required Self TypeAlias TypedDict",
+            "get_type_hints",
+        ),
+    },
+    "attr.converters": {"optional": _LIGHT},
+    "attr.validators": {"in_": _LIGHT},
+    "attrs": _names_in("attr", "Factory define field frozen"),
+    "constantly._version": {"get_versions": _LIGHT},
+    "logging": {"getLogger": _LIGHT},
+    "twisted.logger._stdlib": {
+        "STDLibLogObserver": "",
+        "StringifiableFromEvent": "",
+        "fromStdlibLogLevelMapping": "",
+    },
+    "twisted.internet.process": {"reapAllProcesses": _LIGHT},
+    "twisted.python.logfile": {"DailyLogFile": "", "LogFile": ""},
     # The standard library: what `inspect`, `socket`, `traceback` and `getopt` need for little.
     "ast": {"NodeVisitor": ""},
+    "inspect": _names_in(
+        _LIGHT,
+        "currentframe getmro isclass iscoroutinefunction isfunction ismethod signature",
+    ),
+    "tokenize": {},
+    "dis": {"findlinestarts": ""},
+    # What `datetime` defines in Python before it takes the same from C. Later versions do not.
+    "datetime": _names_in(
+        "_datetime",
+        "MAXYEAR MINYEAR UTC date datetime datetime_CAPI time timedelta timezone tzinfo",
+    ),
     "selectors": {},
     "textwrap": {},
     "gettext": {"gettext": "", "ngettext": ""},
@@ -68,6 +116,15 @@ LAZY_MODULES: Mapping[str, LazyNames] = {
     # bzip2.
     "autobahn.twisted": {},
     "autobahn.wamp": {},
+    "autobahn.wamp.types": {"TransportDetails": _LIGHT},
+    "autobahn.websocket.compress": {
+        "PERMESSAGE_COMPRESSION_EXTENSION": _LIGHT,
+        "PerMessageDeflateOffer": "",
+        "PerMessageDeflateOfferAccept": "",
+        "PerMessageDeflateResponse": "",
+        "PerMessageDeflateResponseAccept": "",
+    },
+    "pprint": {"pformat": _LIGHT},
     "autobahn.wamp.message": {"Message": "", "Welcome": ""},
     "autobahn.wamp.websocket": {
         "WampWebSocketClientFactory": "",
@@ -94,11 +151,47 @@ LAZY_MODULES: Mapping[str, LazyNames] = {
     },
     # msgspec: the JSON schemas of types.
     "msgspec._json_schema": {"schema": "", "schema_components": ""},
+    "ipaddress": {},
+    "nacl.bindings": {},
+    "nacl.public": {"PrivateKey": "", "PublicKey": "", "SealedBox": ""},
+    "nacl.pwhash": {},
+    "nacl.pwhash.argon2id": {},
+    "nacl.secret": {"Aead": ""},
+    "nacl.utils": {},
+    "calendar": {"timegm": ""},
+    "shutil": {},
+    "tempfile": {},
+    "gzip": {},
+    "getpass": {},
+    "tomllib": {},
+    "importlib.resources": {},
+    "ctypes": {"WinError": ""},
     # ctllm: suggestions for unknown options, a browser, autostart on macOS, resources in archives.
     "difflib": {},
     "plistlib": {},
     "webbrowser": {},
     "zipfile": {},
+}
+
+
+#: What only a desktop does without: its hashes are short, so it needs none of OpenSSL's (4 MB).
+#: TLS (9 MB) is imported for the first connection that needs it.
+LAZY_IN_DESKTOPS: Mapping[str, LazyNames] = {
+    "uuid": {"UUID": "", "SafeUUID": _LIGHT},
+    "decimal": {"Decimal": ""},
+    "OpenSSL": {},
+    "OpenSSL.SSL": {"Connection": REAL_IN_LAZY_MODULES, "Error": REAL_IN_LAZY_MODULES},
+    "OpenSSL.crypto": {},
+    "service_identity": {},
+    "twisted.internet.ssl": _names_in(
+        "",
+        "Certificate CertificateOptions KeyPair PrivateCertificate optionsForClientTLS",
+        "trustRootFromCertificates",
+    ),
+    "twisted.protocols._sni": _names_in(
+        "", "SNIConnectionCreator TLSServerEndpoint autoReloadingDirectoryOfPEMs"
+    ),
+    "twisted.protocols.tls": {"TLSMemoryBIOFactory": "", "TLSMemoryBIOProtocol": ""},
 }
 
 
@@ -111,6 +204,14 @@ def install(missing: Sequence[str], lazy: Mapping[str, LazyNames]) -> None:
         # The import system raises ImportError for None.
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     sys.meta_path.insert(0, _LazyFinder(lazy))
+
+
+def unused_hash_modules() -> list[str]:
+    """Return OpenSSL's hashes (4 MB), if Python has its own. Some distributions omit those."""
+    sha2 = ["_sha2"] if sys.version_info >= (3, 12) else ["_sha256", "_sha512"]
+    own = ["_md5", "_sha1", *sha2, "_sha3", "_blake2"]
+    found = [BuiltinImporter.find_spec(name) or PathFinder.find_spec(name) for name in own]
+    return ["_hashlib"] if all(found) else []
 
 
 class _LazyFinder:
@@ -134,9 +235,13 @@ class _LazyFinder:
 class _LazyLoader(Loader):
     """A loader of modules that `loader` executes when they are used."""
 
+    #: How many modules are being executed because they are used.
+    running = 0
+
     def __init__(self, loader: Loader, names: LazyNames) -> None:
         self._loader = loader
         self.names = names
+        self.proxies: dict[str, Any] = {}
         self._lock = RLock()  # reentrant: modules may import each other in cycles
         self._has_run = False
 
@@ -153,11 +258,14 @@ class _LazyLoader(Loader):
                 return
             self._has_run = True
             module.__loader__ = self._loader
+            _LazyLoader.running += 1
             try:
                 self._loader.exec_module(module)
             except BaseException:
                 self._has_run = False  # as for an import: the next use tries again
                 raise
+            finally:
+                _LazyLoader.running -= 1
             assert module.__spec__ is not None
             module.__spec__.loader = self._loader
             module.__class__ = ModuleType
@@ -173,10 +281,15 @@ class _LazyModule(ModuleType):
             raise AttributeError(name)  # the import system looks these up
         loader = self.__spec__.loader
         if isinstance(loader, _LazyLoader):
-            if home := loader.names.get(name):
-                return getattr(importlib.import_module(home), name)
-            if name in loader.names:
-                return _make_proxy_class(self, name)
+            home = loader.names.get(name)
+            if home and home != REAL_IN_LAZY_MODULES:
+                found = getattr(importlib.import_module(home), name)
+                self.__dict__[name] = found  # until the module runs and sets its own
+                return found
+            if home == "" or (home == REAL_IN_LAZY_MODULES and not _LazyLoader.running):
+                if name not in loader.proxies:
+                    loader.proxies[name] = _make_proxy_class(self, name)
+                return loader.proxies[name]
             if self._has_submodule(name):
                 return importlib.import_module(f"{self.__name__}.{name}")
             loader.execute(self)

@@ -87,8 +87,8 @@ def make_text_observer(
     if not twistd or twistd.get("syslog"):
         return None
     out = _open_log(twistd)
-    if isinstance(out, LogFile):
-        _rotate_on_sigusr1(out, reactor)
+    if out is not sys.__stdout__:
+        _rotate_on_sigusr1(cast("LogFile", out), reactor)
     return FileLogObserver(out, format_text_lines)
 
 

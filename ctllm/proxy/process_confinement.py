@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from importlib import import_module
@@ -42,6 +43,7 @@ def switch_user(uid: int) -> None:
     if not can_read:
         load_zstd()
         import_module("multipart")
+        ipaddress.ip_address  # noqa: B018 - runs the module, which is lazy in a proxy
     os.setgid(uid)  # for root this sets the real, the effective and the saved id (setuid(2))
     os.setuid(uid)
 

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "webview_main": set(),
     "keyring_main": {"common"},
     "lazy_imports": set(),
+    "light_functions": set(),
     "system": {"errors"},
     "log_observers": {"common"},
     "reactor": {"errors"},

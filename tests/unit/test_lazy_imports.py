@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.lazy_imports import LazyNames, install
+from ctllm.lazy_imports import REAL_IN_LAZY_MODULES, LazyNames, install
 
 # Each module appends its name to `ran` when it runs.
 SOURCES = {
@@ -27,6 +27,7 @@ SOURCES = {
         "def double(x): return 2 * x\n"
         "def broken(): raise KeyError('its own')"
     ),
+    "tt_user.py": "from tt_names import Kind\nfound = type(Kind)",
     "tt_slow.py": "ran.append('tt_slow')\nbegan.set()\nfinish.wait()\nvalue = 7",
     "tt_failing.py": (
         "ran.append('tt_failing')\nif len(ran) == 1: raise PermissionError\nvalue = 7"
@@ -130,6 +131,12 @@ class LazyImportTests(SynchronousTestCase):
         self.assertIs(type(thing).__mro__[2], names.Kind)
         self.assertIs(type(Further()), type(thing))
         self.assertIsInstance(thing, Subclass)
+
+    def test_a_lazy_module_that_runs_gets_a_real_object_instead_of_a_proxy(self) -> None:
+        names = self.import_lazily("tt_names", Kind=REAL_IN_LAZY_MODULES)
+        self.assertIsNot(type(names.Kind), type)
+        self.assertEqual(self.ran, [])
+        self.assertIs(self.import_lazily("tt_user").found, type)
 
     def test_a_thread_waits_until_a_module_that_another_one_uses_has_run(self) -> None:
         slow = self.import_lazily("tt_slow")

@@ -20,10 +20,10 @@ options.parseOptions(["--config", "/dev/null", "desktop", "--desktop-listen=off"
 makeService(options)
 """
 
-#: Runs `python -m ctllm proxy`, which exits because required options are missing.
+#: Runs `python -m ctllm desktop`, which exits because a file is missing.
 RUN_MAIN = """
 import runpy, sys
-sys.argv = ["ctllm", "proxy"]
+sys.argv = ["ctllm", "desktop", "--config=/nowhere"]
 try:
     runpy.run_module("ctllm", run_name="__main__")
 except SystemExit:
@@ -31,13 +31,19 @@ except SystemExit:
 """
 
 INSTALL = """
-from ctllm.lazy_imports import LAZY_MODULES, UNUSED_MODULES, install
-install(UNUSED_MODULES, LAZY_MODULES)
+from ctllm.lazy_imports import (
+    LAZY_IN_DESKTOPS, LAZY_MODULES, UNUSED_MODULES, install, unused_hash_modules,
+)
+install((*UNUSED_MODULES, *unused_hash_modules()), {**LAZY_MODULES, **LAZY_IN_DESKTOPS})
 """
 
 #: Kilobytes of memory that each module takes (Python 3.11, Twisted 26.10, autobahn 26.10).
 HEAVY = {
+    "OpenSSL": 1000,
+    "_hashlib": 3500,  # with the OpenSSL of the system
     "ast": 450,
+    "cryptography": 8500,  # with its own OpenSSL
+    "service_identity": 250,
     "asyncio.base_events": 1000,
     "autobahn.wamp.message": 2000,  # with cbor2
     "autobahn.wamp.websocket": 200,

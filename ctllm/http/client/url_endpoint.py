@@ -8,35 +8,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from OpenSSL import SSL
-from OpenSSL.crypto import X509
-from service_identity import CertificateError, VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
-from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
-    IHandshakeListener,
-    IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
+from ctllm.http.client.handshake import ConnectFailed, HandshakeEndpoint, HandshakeProtocol
 from ctllm.http.client.proxy_environment import HttpProxy, proxy_for
-from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.failures import make_failure
 from ctllm.reactor.interfaces import Clock, Endpoint
-from ctllm.reactor.timeout import Timeout
 
 #: Seconds for the TCP handshake.
 CONNECT_TIMEOUT = 10
@@ -52,10 +41,6 @@ _REFUSAL_HINTS = {
     "503": "It cannot reach this address",
     "504": "It cannot reach this address",
 }
-
-
-class ConnectFailed(Exception):
-    """The connection could not be made; the message is for people."""
 
 
 def endpoint_for_url(url: str, reactor: Clock, environ: Mapping[str, str] = os.environ) -> Endpoint:
@@ -77,12 +62,18 @@ def endpoint_for_url(url: str, reactor: Clock, environ: Mapping[str, str] = os.e
         endpoint = _ProxyTunnelEndpoint(
             _proxy_server_endpoint(proxy, reactor), proxy, host, port, reactor
         )
-    return _TlsEndpoint(endpoint, host, reactor) if secure else endpoint
+    return _secure(endpoint, host, reactor) if secure else endpoint
 
 
 def _proxy_server_endpoint(proxy: HttpProxy, reactor: Clock) -> Endpoint:
     endpoint: Endpoint = HostnameEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_TIMEOUT)
-    return _TlsEndpoint(endpoint, proxy.host, reactor) if proxy.is_tls else endpoint
+    return _secure(endpoint, proxy.host, reactor) if proxy.is_tls else endpoint
+
+
+def _secure(endpoint: Endpoint, host: str, reactor: Clock) -> Endpoint:
+    from ctllm.http.client.tls_endpoint import TlsEndpoint  # late: it takes much memory
+
+    return TlsEndpoint(endpoint, host, reactor)
 
 
 @implementer(IStreamClientEndpoint)
@@ -99,93 +90,7 @@ class _FailedEndpoint:
         return deferred
 
 
-class _HandshakeProtocol(Protocol):
-    """A handshake at the start of a connection, before the protocol of `factory`.
-
-    `done` fires with that protocol. It then has the transport, and this passes on what is received.
-    """
-
-    transport: Any
-
-    def __init__(self, factory: IProtocolFactory, clock: Clock, timeout_message: str) -> None:
-        self._factory = factory
-        self._timeout_message = timeout_message
-        self._protocol: Any = None
-        self._is_done = False
-        self._timeout = Timeout(clock, self._timed_out)
-        self.done: Deferred[IProtocol] = Deferred(self._cancel)
-
-    def connectionMade(self) -> None:
-        """Start the handshake's timeout."""
-        self._timeout.start(HANDSHAKE_TIMEOUT)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Pass on data after the handshake."""
-        if self._protocol is not None:
-            self._protocol.dataReceived(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Fail the handshake, or pass on the loss of the connection."""
-        if self._protocol is not None:
-            self._protocol.connectionLost(reason)
-        elif not self._is_done:
-            self._is_done = True
-            self._timeout.cancel()
-            self.done.errback(self.describe_failure(reason))
-
-    def describe_failure(self, reason: Failure) -> ConnectFailed:
-        """Return the error for a connection that was closed during the handshake."""
-        return ConnectFailed(
-            f"The connection was closed during the handshake: {reason.getErrorMessage()}"
-        )
-
-    def succeed(self) -> None:
-        """Complete the handshake, and build the protocol."""
-        self._is_done = True
-        self._timeout.cancel()
-        self._protocol = self._factory.buildProtocol(self.transport.getPeer())
-        self._protocol.makeConnection(self.transport)
-        self.done.callback(self._protocol)
-
-    def fail(self, error: ConnectFailed) -> None:
-        """Abort the connection with `error`."""
-        if not self._is_done:
-            self._is_done = True
-            self._timeout.cancel()
-            self.transport.abortConnection()
-            self.done.errback(error)
-
-    def _timed_out(self) -> None:
-        self.fail(ConnectFailed(self._timeout_message))
-
-    def _cancel(self, _: Deferred[IProtocol]) -> None:
-        self._is_done = True
-        self._timeout.cancel()
-        self.transport.abortConnection()
-
-
-@implementer(IStreamClientEndpoint)
-class _HandshakeEndpoint:
-    """An endpoint whose connections start with a handshake; `handshake_for` makes it."""
-
-    def __init__(
-        self, endpoint: Endpoint, handshake_for: Callable[[IProtocolFactory], _HandshakeProtocol]
-    ) -> None:
-        self._endpoint = endpoint
-        self._handshake_for = handshake_for
-
-    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect; fires with the protocol of `factory` after the handshake."""
-        handshakes = Factory.forProtocol(lambda: self._handshake_for(factory))
-        handshakes.noisy = False
-        connecting: Deferred[_HandshakeProtocol] = self._endpoint.connect(handshakes)
-        return connecting.addCallback(lambda handshake: handshake.done)
-
-
-# -- HTTP proxies
-
-
-class _ProxyConnectProtocol(_HandshakeProtocol):
+class _ProxyConnectProtocol(HandshakeProtocol):
     """The CONNECT request to a proxy (RFC 9110, section 9.3.6)."""
 
     def __init__(
@@ -244,7 +149,7 @@ class _ProxyConnectProtocol(_HandshakeProtocol):
         )
 
 
-class _ProxyTunnelEndpoint(_HandshakeEndpoint):
+class _ProxyTunnelEndpoint(HandshakeEndpoint):
     """An endpoint for a host and port, reached through a proxy."""
 
     def __init__(
@@ -266,120 +171,3 @@ class _ProxyTunnelEndpoint(_HandshakeEndpoint):
             return reason
         said = reason.getErrorMessage()
         return make_failure(ConnectFailed(f"Cannot connect to the proxy {self._proxy}: {said}"))
-
-
-# -- TLS
-
-#: What is wrong with a certificate, by OpenSSL's error number (x509_vfy.h).
-_CERTIFICATE_ERRORS = {
-    9: "it is not valid yet; check this machine's clock",
-    10: "it has expired",
-    18: "it is self-signed, and not one that this machine trusts",
-    19: "this machine does not trust its issuer",
-    20: "this machine does not trust its issuer",
-    21: "this machine does not trust its issuer",
-    23: "it was revoked",
-    24: "it was signed by a certificate that is not an authority's",
-}
-_UNKNOWN_ISSUER = frozenset((18, 19, 20, 21))
-_CA_HINT = (
-    "If it was issued by an authority of your own, set SSL_CERT_FILE to a PEM file with that "
-    "authority's certificate"
-)
-
-
-@implementer(IOpenSSLClientConnectionCreator)
-class _TlsConnectionCreator:
-    """Makes TLS connections as Twisted does, and stores why a certificate was refused."""
-
-    def __init__(self, host: str) -> None:
-        self._options: Any = optionsForClientTLS(host)
-        self._host = host
-        self.certificate_error = ""
-
-    def clientConnectionForTLS(self, protocol: object) -> SSL.Connection:
-        """Return a TLS connection that verifies the certificate."""
-        connection: SSL.Connection = self._options.clientConnectionForTLS(protocol)
-        connection.set_verify(SSL.VERIFY_PEER, self._on_verified)
-        return connection
-
-    def _on_verified(
-        self, _: object, certificate: X509, number: int, depth: int, good: int
-    ) -> bool:
-        """Store OpenSSL's error for a certificate of the chain; return its verdict."""
-        if not good and not self.certificate_error:
-            what = _CERTIFICATE_ERRORS.get(number, f"OpenSSL's error {number}")
-            issuer = sanitize_line(certificate.get_issuer().CN or "", MAX_LOGGED_CHARS)
-            by = f" (issued by {issuer!r})" if issuer else ""
-            self.certificate_error = f"The certificate of {self._host} is not trusted: {what}{by}"
-            if number in _UNKNOWN_ISSUER:
-                self.certificate_error += f". {_CA_HINT}"
-        return bool(good)
-
-
-@implementer(IHandshakeListener)
-class _TlsHandshakeProtocol(_HandshakeProtocol):
-    """The TLS handshake."""
-
-    def __init__(
-        self, factory: IProtocolFactory, clock: Clock, host: str, creator: _TlsConnectionCreator
-    ) -> None:
-        super().__init__(factory, clock, f"{host} did not complete the TLS handshake")
-        self._host = host
-        self._creator = creator
-
-    def handshakeCompleted(self) -> None:
-        """Verify the name, then notify the protocol as a TLS transport does.
-
-        Twisted also verifies the name and closes the connection, but calls this all the same.
-        """
-        if self._is_done:
-            return
-        is_address = isIPAddress(self._host) or ":" in self._host
-        verify = verify_ip_address if is_address else verify_hostname
-        try:
-            verify(self.transport.getHandle(), self._host)
-        except (VerificationError, CertificateError):
-            self.fail(self._wrong_name())
-            return
-        self.succeed()
-        if IHandshakeListener.providedBy(self._protocol):
-            self._protocol.handshakeCompleted()
-
-    def describe_failure(self, reason: Failure) -> ConnectFailed:
-        """Return the error of the certificate, or of the handshake."""
-        if self._creator.certificate_error:
-            return ConnectFailed(self._creator.certificate_error)
-        if isinstance(reason.value, (VerificationError, CertificateError)):
-            return self._wrong_name()
-        if isinstance(reason.value, SSL.Error):
-            said = ", ".join(str(each[-1]) for each in (reason.value.args or ([],))[0])
-            said = sanitize_line(said or "it closed the connection", MAX_LOGGED_CHARS)
-            return ConnectFailed(f"The TLS handshake with {self._host} failed: {said}")
-        return ConnectFailed(
-            f"{self._host} closed the connection during the TLS handshake: "
-            f"{reason.getErrorMessage()}"
-        )
-
-    def _wrong_name(self) -> ConnectFailed:
-        return ConnectFailed(
-            f"The certificate of {self._host} is not trusted: it is for another name. "
-            "Use the host name that the certificate has."
-        )
-
-
-@implementer(IStreamClientEndpoint)
-class _TlsEndpoint:
-    """An endpoint with TLS over another one; the certificate must be valid for `host`."""
-
-    def __init__(self, endpoint: Endpoint, host: str, clock: Clock) -> None:
-        self._endpoint, self._host, self._clock = endpoint, host, clock
-
-    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect; fires with the protocol of `factory` after the handshake."""
-        creator = _TlsConnectionCreator(self._host)
-        # zope's interfaces are implemented, which mypy does not see.
-        secured: Any = wrapClientTLS(creator, self._endpoint)  # type: ignore[arg-type]
-        return _HandshakeEndpoint(
-            secured, lambda inner: _TlsHandshakeProtocol(inner, self._clock, self._host, creator)
-        ).connect(factory)

@@ -20,8 +20,10 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from ctllm.http.client import tls_endpoint
 from ctllm.http.client import url_endpoint as module
-from ctllm.http.client.url_endpoint import MAX_CONNECT_RESPONSE, ConnectFailed, endpoint_for_url
+from ctllm.http.client.handshake import ConnectFailed
+from ctllm.http.client.url_endpoint import MAX_CONNECT_RESPONSE, endpoint_for_url
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.fakes import FakeEndpoint, MemoryTransport
 
@@ -241,7 +243,7 @@ class TlsTests(CloudEndpointCase):
         self.patch(module, "HostnameEndpoint", lambda *_, **__: tls_server)
         if trusted is not None:
             self.patch(
-                module, "optionsForClientTLS",
+                tls_endpoint, "optionsForClientTLS",
                 lambda host: optionsForClientTLS(host, Certificate.loadPEM(trusted.dumpPEM())),
             )  # fmt: skip
         connecting = self.connect("https://cloud.example")
