@@ -52,13 +52,15 @@ class LightFunctionTests(SynchronousTestCase):
         self.assertEqual(light_functions.python_implementation(), platform.python_implementation())
 
     def test_validators_and_converters_do_the_same_for_attrs(self) -> None:
-        @attr.s(auto_attribs=True)
-        class Attributes:
-            kind: str = attr.ib(validator=light_functions.in_(["TCP", "UDP"]))
-            size: Any = attr.ib(default=None, converter=light_functions.optional(int))
-
-        self.assertEqual((Attributes("TCP").size, Attributes("UDP", "7").size), (None, 7))
-        self.assertRaises(ValueError, Attributes, "other")
+        attributes: Any = attr.make_class(
+            "Attributes",
+            {
+                "kind": attr.ib(validator=light_functions.in_(["TCP", "UDP"])),
+                "size": attr.ib(default=None, converter=light_functions.optional(int)),
+            },
+        )
+        self.assertEqual((attributes("TCP").size, attributes("UDP", "7").size), (None, 7))
+        self.assertRaises(ValueError, attributes, "other")
 
     def test_the_constants_of_transport_details_are_autobahns(self) -> None:
         for name in ("CHANNEL_TYPE_TCP", "CHANNEL_TYPE_TLS", "CHANNEL_FRAMING_WEBSOCKET"):
