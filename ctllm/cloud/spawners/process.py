@@ -96,9 +96,7 @@ def proxy_command(cloud_key: str, settings: Proxy) -> CommandFactory:
         waiting = ["--waiting"] if is_waiting_id(proxy_id) else []
         # -P: the working directory of the cloud is not on the module path. All settings are
         # arguments, so that the proxy needs no configuration file.
-        # Without the columns of instructions, which tracebacks underline, code takes 0.7 MB less.
-        return [sys.executable, "-P", "-X", "no_debug_ranges", "-m", "ctllm.proxy_main",
-                *listen_arguments,
+        return [sys.executable, "-P", "-m", "ctllm.proxy_main", *listen_arguments,
                 "--id", proxy_id, "--cloud-key", cloud_key, *waiting,
                 *to_options(settings)]  # fmt: skip
 
