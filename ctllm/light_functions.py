@@ -40,9 +40,13 @@ def getmro(cls: type) -> tuple[type, ...]:
     return cls.__mro__
 
 
-def currentframe() -> FrameType:
-    """Replace `inspect.currentframe`."""
-    return sys._getframe(1)
+def currentframe() -> FrameType | None:
+    """Replace `inspect.currentframe`. A traceback has the frame by a public name."""
+    try:
+        raise LookupError
+    except LookupError as error:
+        traceback = error.__traceback__
+    return traceback.tb_frame.f_back if traceback else None
 
 
 def iscoroutinefunction(object: Any) -> bool:
