@@ -1,1 +1,0 @@
-import{Et as e,Mt as t,et as n}from"./shell-CiPKgcxP.js";import{a as r,n as i}from"./command-Yo3GcYrv.js";function a(){return e(`div`,{class:`stack`,children:[e(`p`,{children:t(`onboarding.demo.how`,{name:n.value?.name??``})}),e(i,{commands:r})]})}export{a as default};

@@ -1,1 +1,0 @@
-import{Et as e,ft as t,pt as n,w as r}from"./shell-CiPKgcxP.js";var i=1e4,a=1e3;function o({time:o}){let s=r(Math.abs(o-Date.now())<6e4?a:i);return e(`time`,{dateTime:new Date(o).toISOString(),title:n(o),children:t(o,s)})}export{o as t};

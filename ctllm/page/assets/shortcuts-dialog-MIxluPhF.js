@@ -1,1 +1,0 @@
-import{Et as e,Mt as t,f as n,mt as r,p as i}from"./shell-CiPKgcxP.js";function a(){return e(r,{id:`shortcuts`,title:t(`app.shortcuts`),onClose:()=>{i.value=!1},children:e(`dl`,{class:`shortcuts`,children:n.map(({keys:n,label:r})=>e(`div`,{children:[e(`dt`,{children:n.map(t=>e(`kbd`,{children:t},t))}),e(`dd`,{children:t(r)})]},r))})})}export{a as default};
