@@ -59,7 +59,7 @@ class Nginx:
         sockets.symlink_to(sockets_of(state_dir))
         values = {
             "ROUTES": "direct", "BACKEND": self._backend, "AUTHORIZER": f"unix:{self.authorizer}",
-            "SOCKETS": str(sockets), "FILES": "8192",
+            "SOCKETS": str(sockets), "FILES": "8192", "CONNECTIONS": "8192", "WORKERS": "auto",
             "CLIENT_REQUESTS_PER_SECOND": "100000", "BURST": "200000", "RESOLVER": "127.0.0.1",
             "CLIENT_CONNECTIONS": "60000", "ALT_SVC": "", "DOMAIN": "ctllm.test",
             "STATIC_SITE": "127.0.0.1:1", "WEB_APP": "127.0.0.1:1", **self._values,

@@ -640,6 +640,64 @@ async def test_the_log_is_json_without_content_or_credentials(alice: World) -> N
         json.loads(line)
 
 
+@pytest.fixture
+def small_port(world: World) -> Iterator[tuple[int, str]]:
+    """The port and container of another nginx-proxy, with little memory and no backend."""
+    docker, server, port = world.server.docker.docker, world.server, free_port()
+    volumes = ("ctllmtest_challenges:/srv/challenges:ro",
+               "ctllmtest_certificates:/etc/ctllm/certificates:ro")  # fmt: skip
+    container = docker(
+        "run", "-d", "--memory=96m", "--memory-swap=96m", "--read-only", "--cap-drop=ALL",
+        "--tmpfs=/run/nginx:size=2m,mode=1777", "--group-add=10003", f"--env=DOMAIN={DOMAIN}",
+        f"--publish={server.address}:{port}:8443", *(f"--volume={each}" for each in volumes),
+        server.inspect("nginx-proxy")["Image"],
+    )  # fmt: skip
+    yield port, container
+    docker("rm", "-f", container)
+
+
+@ensureDeferred
+async def test_connections_of_outsiders_do_not_end_nginx(
+    alice: World, small_port: tuple[int, str]
+) -> None:
+    """Each has sent a large part of a head. Over the limit they are refused; no worker ends."""
+    port, container = small_port
+    head = f"GET /ctllm/session HTTP/1.1\r\nHost: {APP}\r\nA: ".encode()
+
+    def attack() -> int:
+        first = alice.server.connect(port=port)
+        others: list[ssl.SSLSocket] = []
+        first.sock.sendall(head)
+        with suppress(OSError):
+            while len(others) < 3000:
+                others.append(alice.server.handshake(alice.server.context(), APP, port))
+                others[-1].sendall(head + b"x" * 30_000)
+        first.sock.sendall(b"x\r\n\r\n")
+        # 503 without a backend, 500 if its worker has no connection left to ask one.
+        assert first.sock.recv(12) in (b"HTTP/1.1 503", b"HTTP/1.1 500")
+        first.close()
+        for each in others:
+            each.close()
+        return len(others)
+
+    async def is_listening() -> bool:
+        try:
+            await deferToThread(lambda: alice.server.connect(port=port).close())
+        except OSError:
+            return False
+        return True
+
+    def workers() -> list[str]:
+        lines = alice.server.docker.docker("top", container, "-o", "pid,args").splitlines()
+        return [line for line in lines if "worker process" in line]
+
+    await wait_until(is_listening, "nginx")
+    before = await deferToThread(workers)
+    assert 200 < await deferToThread(attack) < 3000
+    assert before and await deferToThread(workers) == before
+    await wait_until(is_listening, "nginx to accept connections again")
+
+
 @ensureDeferred
 async def test_a_backup_is_restored_in_two_commands(alice: World) -> None:
     """As operations.md says, into a new volume: alice is still a user, with desktop and key."""
