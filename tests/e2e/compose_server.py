@@ -24,7 +24,7 @@ from cryptography import x509
 
 from ctllm import __version__
 from ctllm.server.env_file import fill_template
-from tests.e2e.cluster import BIN, Cluster
+from tests.e2e.cluster import Cluster
 from tests.e2e.dockerd import BASE, DOCKER, ROOT, Dockerd
 from tests.e2e.test_tls import create_certificate
 
@@ -42,6 +42,22 @@ IMAGES = ("api-backend", "web-app", "nginx-proxy", "certbot")
 SERVICES = ("api-backend", "nginx-proxy", "static-site", "web-app", "certbot")
 #: What one address may do in a second; a burst of twice as many is allowed.
 REQUESTS_PER_SECOND = 50
+#: The command of another version.
+CTLLM = """
+import sys
+import ctllm
+ctllm.__version__ = "{version}"
+from ctllm.cli import main
+sys.argv[0] = "ctllm"
+sys.exit(main())
+"""
+#: What makes an image that of another version.
+NEXT_BACKEND = """
+FROM ctllm-api-backend:{old}
+USER root
+RUN sed -i 's/^__version__ = .*/__version__ = "{new}"/' /opt/ctllm/ctllm/__init__.py
+USER 10001:10001
+"""
 OVERRIDE = """
 services:
   pebble:
@@ -102,9 +118,11 @@ class ComposeServer:
         text = fill_template(env.read_text(), {key: str(value) for key, value in values.items()})
         env.write_text(text)
 
-    def ctllm(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run `ctllm server` for the folder, where the server's names lead to it."""
-        argv = [str(BIN / "ctllm"), "server", *arguments]
+    def ctllm(
+        self, *arguments: str, version: str = __version__, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `ctllm server` of a version for the folder, where the server's names lead to it."""
+        argv = [sys.executable, "-c", CTLLM.format(version=version), "server", *arguments]
         if not arguments[-1].startswith("https://"):
             argv.append(f"--folder={self.folder}")
         env = {**os.environ, "DOCKER_HOST": self.docker.address, **environ}
@@ -138,6 +156,16 @@ class ComposeServer:
         ):
             done = subprocess.run(argv, cwd=ROOT, capture_output=True, env=environment, check=False)
             assert done.returncode == 0, f"{argv}:\n{done.stdout!r}\n{done.stderr!r}"
+
+    def make_next_images(self, version: str) -> None:
+        """Make the images of another version, which differ in their labels and their version."""
+        for name in (*SERVICES, "streaming-proxy"):
+            lines = f"FROM ctllm-{name}:{__version__}\n"
+            if name == "api-backend":
+                lines = NEXT_BACKEND.format(old=__version__, new=version)
+            lines += f"LABEL org.opencontainers.image.version={version}\n"
+            tag = f"ctllm-{name}:{version}"
+            self.docker.docker("build", "-q", "-t", tag, "-", data=lines.encode())
 
     def compose(self, *arguments: str) -> str:
         """Run docker-compose; return its output."""

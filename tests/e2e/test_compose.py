@@ -31,6 +31,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from ctllm import __version__
 from ctllm.web_ui.security_headers import SECURITY_HEADERS
 from tests.e2e.chromium import CHROMIUM_ARGS, Chromium
 from tests.e2e.cluster import BIN, Cluster, wait_until
@@ -86,6 +87,13 @@ class World:
 
     async def is_key_accepted(self) -> bool:
         return (await self.request("/api/tags")).status == 200
+
+    async def is_served(self) -> bool:
+        """Return whether the key is accepted, also while nginx may be replaced."""
+        try:
+            return await self.is_key_accepted()
+        except OSError:
+            return False
 
     async def request(self, path: str, **options: Any) -> Response:
         """Send a request with alice's key."""
@@ -698,6 +706,66 @@ async def test_connections_of_outsiders_do_not_end_nginx(
     await wait_until(is_listening, "nginx to accept connections again")
 
 
+NEXT_VERSION = "99.0.0"
+
+
+async def upgrade(server: ComposeServer, version: str, *services: str) -> None:
+    """Do what operations.md says of an upgrade to a version, and of a rollback."""
+    done = await deferToThread(partial(server.ctllm, "init", version=version))
+    assert done.returncode == 0, done.stdout + done.stderr
+    await deferToThread(server.compose, "up", "-d", *services)
+
+
+@ensureDeferred
+async def test_an_upgrade_cuts_no_stream_until_nginx_is_replaced(alice: World) -> None:
+    """The backend comes first; streaming proxies follow when idle. A rollback does the same."""
+    server, ollama = alice.server, alice.cluster.ollama
+    docker = server.docker.docker
+    await deferToThread(server.make_next_images, NEXT_VERSION)
+
+    def proxy_version() -> str:
+        template = '{{.Label "org.opencontainers.image.version"}}'
+        return docker("ps", "--filter=label=ctllm.instance", f"--format={template}")
+
+    async def is_new(version: str) -> bool:
+        try:
+            response = await alice.request("/health")
+        except OSError:  # nginx is being replaced
+            return False
+        return response.status == 200 and json.loads(response.body)["version"] == version
+
+    ollama.script("/api/chat", Script(lines=100, line_interval=0.25))
+    lines, has_begun = [], threading.Event()
+
+    def read_lines() -> None:
+        connection = server.connect()
+        headers = {"Authorization": f"Bearer {alice.key}"}
+        connection.request("POST", "/api/chat", json.dumps(CHAT), headers)
+        response = connection.getresponse()
+        while line := response.readline():
+            lines.append(line)
+            has_begun.set()
+        connection.close()
+
+    reading = deferToThread(read_lines)
+    await deferToThread(has_begun.wait, 30)
+    await upgrade(server, NEXT_VERSION, "api-backend")
+    await wait_until(lambda: is_new(NEXT_VERSION), "the new backend", 60)
+    assert not reading.called and proxy_version() == __version__
+    await reading
+    assert [json.loads(each)["done"] for each in lines] == [False] * 100 + [True]
+
+    await deferToThread(server.compose, "up", "-d", *SERVICES)
+    await wait_until(alice.is_served, "the desktop to return by the new nginx", 120)
+    await wait_until(lambda: proxy_version() == NEXT_VERSION, "the new streaming proxy", 180)
+    await wait_until(alice.is_served, "the desktop to return to it", 60)
+
+    await upgrade(server, __version__, *SERVICES)
+    await wait_until(lambda: is_new(__version__), "the rollback", 120)
+    await wait_until(lambda: proxy_version() == __version__, "the old streaming proxy", 180)
+    await wait_until(alice.is_served, "the desktop to return", 60)
+
+
 @ensureDeferred
 async def test_a_backup_is_restored_in_two_commands(alice: World) -> None:
     """As operations.md says, into a new volume: alice is still a user, with desktop and key."""
@@ -719,6 +787,19 @@ async def test_a_backup_is_restored_in_two_commands(alice: World) -> None:
     await deferToThread(restore, archive)
     await wait_until(alice.is_key_accepted, "the API key", 60)
     assert before and await deferToThread(server.users) == before
+
+
+@ensureDeferred
+async def test_the_server_returns_after_a_restart_of_docker(alice: World) -> None:
+    """Without live-restore all containers end with it. No proxy has a network to be guarded."""
+    server = alice.server
+    await deferToThread(server.docker.stop)
+    await deferToThread(server.docker.start)
+
+    await wait_until(alice.is_served, "the key to be accepted again", 120)
+    _, findings = await deferToThread(check_server, server)
+    assert findings["firewall"]["state"] == "ok"
+    assert findings["firewall"]["found"].startswith("none of 1 streaming proxies has a network")
 
 
 @ensureDeferred
