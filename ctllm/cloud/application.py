@@ -137,8 +137,12 @@ class CloudApplication(MultiService):
             settings.failed_requests_per_minute,
             reactor.seconds,
         )
+        token_seconds = settings.access_token_ttl_seconds
         issuer = AccessTokenIssuer(
-            keys.signing_key, now, settings.access_token_ttl_seconds, attempts.succeeded
+            keys.signing_key,
+            now,
+            token_seconds,
+            partial(attempts.succeeded, lifetime=token_seconds),
         )
         revocations = Revocations(directory.subdirectory("revocations"), keys.instance_secret)
         known_users = KnownUsers(directory.subdirectory("users"), keys.instance_secret)
@@ -185,7 +189,7 @@ class CloudApplication(MultiService):
             revocation_time=revocation_time,
         )
 
-        guard = CredentialGuard(attempts, audit, metrics)
+        guard = CredentialGuard(attempts, audit, metrics, now)
 
         # What ends access before it expires.
         active_requests = ActiveRequests()
@@ -212,7 +216,7 @@ class CloudApplication(MultiService):
             direct_requests.revoke,
             keys.instance_secret,
             now,
-            settings.access_token_ttl_seconds,
+            token_seconds,
         )
 
         # Signing in browsers with a provider.

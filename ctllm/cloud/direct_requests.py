@@ -86,6 +86,10 @@ class GrantSealer:
         self._now = now
         self._sealed: TtlCache[tuple[str, AccessGrant, bool], str] = TtlCache(MAX_SEALED, now)
 
+    def __len__(self) -> int:
+        """Return how many sealed grants are kept, to be reused."""
+        return len(self._sealed)
+
     def seal(self, proxy_id: str, grant: AccessGrant, is_tunnel: bool) -> str:
         """Return the grant of a request or tunnel, sealed."""
         key = proxy_id, grant, is_tunnel
@@ -93,7 +97,9 @@ class GrantSealer:
         if sealed is None:
             text = msgspec.json.encode(_SealedGrant(grant, is_tunnel)).decode()
             sealed = self._sealer.seal(text, _context(proxy_id))
-            self._sealed.put(key, sealed, self._now() + SEALED_LIFETIME)
+            # No request has a grant that has expired: the client has another one by then.
+            expires = min(grant.expires_at, self._now() + SEALED_LIFETIME)
+            self._sealed.put(key, sealed, expires)
         return sealed
 
     def unseal(self, proxy_id: str, sealed: str) -> tuple[AccessGrant, bool] | None:

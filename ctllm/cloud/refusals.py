@@ -40,8 +40,18 @@ class Refusals:
         self._now = now
         self._refusals: TtlCache[bytes, Refusal] = TtlCache(MAX_REFUSALS, now)
 
+    def __len__(self) -> int:
+        """Return how many refusals are remembered."""
+        return len(self._refusals)
+
     def add(self, refusal: Refusal) -> bytes:
-        """Remember a refusal; return its ticket."""
+        """Remember a refusal; return its ticket. The error loses its traceback.
+
+        A client that disconnects never fetches its refusal. With the traceback, it would keep all
+        that has handled the request.
+        """
+        error = refusal.error
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         ticket = token_hex(16).encode()
         self._refusals.put(ticket, refusal, self._now() + LIFETIME)
         return ticket

@@ -11,7 +11,11 @@ V = TypeVar("V")
 
 
 class TtlCache(Generic[K, V]):
-    """A cache of at most `size` values; `now` returns epoch seconds."""
+    """A cache of at most `size` values; `now` returns epoch seconds.
+
+    Each `put` removes the least recently used values that have expired. So if all values live
+    equally long, each is removed at most that long after its expiry, while there are others.
+    """
 
     def __init__(self, size: int, now: Callable[[], float]) -> None:
         self._size = size
@@ -40,7 +44,17 @@ class TtlCache(Generic[K, V]):
 
     def put(self, key: K, value: V, expires: float) -> None:
         """Store `value` until `expires` (epoch seconds), or until it is evicted."""
+        self._remove_expired()
         self._entries[key] = value, expires
         self._entries.move_to_end(key)
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)
+
+    def _remove_expired(self) -> None:
+        """Remove expired values, up to the first that is valid: few at a time."""
+        now = self._now()
+        while self._entries:
+            key, (_, expires) = next(iter(self._entries.items()))
+            if now < expires:
+                return
+            del self._entries[key]

@@ -6,6 +6,7 @@ that a removal by another process counts at once.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthorized
 from ctllm.system.private_dir import PrivateDirectory
 
-#: Seconds for which the grant of one request is valid, if nothing ends it before.
-GRANT_LIFETIME = 300.0
+#: Seconds for which the grant of a request is valid at least, if nothing ends it before. The
+#: requests of a minute have equal grants: each different one that is in use takes memory.
+GRANT_LIFETIME, GRANT_GRANULARITY = 300.0, 60.0
 #: The beginning of the `credential_id` of a machine's grant; its id follows.
 CREDENTIAL_PREFIX = "machine:"
 MAX_NAME_LENGTH = 64
@@ -50,10 +52,11 @@ class Machine:
 
     def grant(self, machine_id: str, now: float) -> AccessGrant:
         """Return what a request that this machine signs `now` is granted."""
+        expires_at = math.ceil((now + GRANT_LIFETIME) / GRANT_GRANULARITY) * GRANT_GRANULARITY
         return AccessGrant(
             self.user,
             self.scopes,
-            now + GRANT_LIFETIME,
+            expires_at,
             self.auth_time,
             tier=self.tier,
             credential_id=machine_credential(machine_id),

@@ -17,7 +17,7 @@ from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import RateLimited
 from ctllm.http.client_address import client_network
 
-#: Seconds for which a good credential is known, and the number of them.
+#: Seconds for which a good credential is known at most, and the number of them.
 KNOWN_FOR = 3600.0
 MAX_KNOWN = 16384
 
@@ -51,9 +51,13 @@ class AttemptLimiter:
         if wait:
             raise _error(wait)
 
-    def succeeded(self, credential: str) -> None:
-        """Remember a credential that is good, or that the cloud has just issued."""
-        self._known.put(_digest(credential), True, self._seconds() + KNOWN_FOR)
+    def succeeded(self, credential: str, lifetime: float = KNOWN_FOR) -> None:
+        """Remember a credential that is good, or that the cloud has just issued.
+
+        It expires in `lifetime` seconds: then it is forgotten, as clients have a new one by then.
+        """
+        expires = self._seconds() + min(lifetime, KNOWN_FOR)
+        self._known.put(_digest(credential), True, expires)
 
     def failed(self, address: str, *, is_login: bool, was_cheap: bool = False) -> None:
         """Count a failed attempt; raises RateLimited if there were too many before it.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ctllm.auth.api_keys import PREFIX
 from ctllm.cloud.audit import AuditLog, IdentityEvent
 from ctllm.cloud.identity import PROXY_PREFIX, AccessGrant, User
-from ctllm.cloud.limits.attempts import AttemptLimiter, is_costly
+from ctllm.cloud.limits.attempts import KNOWN_FOR, AttemptLimiter, is_costly
 from ctllm.cloud.metrics import Metrics
 from ctllm.errors import (
     CtllmError,
@@ -31,12 +33,22 @@ _SESSION_PATH, _RENEWAL_PATH = b"/ctllm/session", b"/ctllm/session/token"
 
 
 class CredentialGuard:
-    """Limits the failed attempts of each address; audits and counts refused requests."""
+    """Limits the failed attempts of each address; audits and counts refused requests.
 
-    def __init__(self, attempts: AttemptLimiter, audit: AuditLog, metrics: Metrics) -> None:
+    `now` returns epoch seconds.
+    """
+
+    def __init__(
+        self,
+        attempts: AttemptLimiter,
+        audit: AuditLog,
+        metrics: Metrics,
+        now: Callable[[], float],
+    ) -> None:
         self._attempts = attempts
         self._audit = audit
         self._metrics = metrics
+        self._now = now
 
     def admit(self, request: ServerRequest, credential: str) -> None:
         """Raise RateLimited for a credential whose check costs too much after many failures."""
@@ -44,7 +56,9 @@ class CredentialGuard:
 
     def accept(self, request: ServerRequest, credential: str, grant: AccessGrant) -> None:
         """Record that `request` was authenticated with `credential`."""
-        self._attempts.succeeded(credential)
+        # A token expires with its grant. A key of a machine gets new grants.
+        lifetime = grant.expires_at - self._now() if is_costly(credential) else KNOWN_FOR
+        self._attempts.succeeded(credential, lifetime)
         if grant.credential_id:
             self._audit.record_identity(
                 "key.used",

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 MINUTE = 60.0
 #: The keys that a limiter knows. Of more, the one that is unused for longest is forgotten.
+#: A key whose bucket is empty is forgotten before: that changes nothing.
 MAX_KEYS = 65536
 
 
@@ -50,9 +51,18 @@ class RateLimiter:
         seconds = self.wait(key, per_minute)
         if per_minute and not seconds:
             now = self._seconds()
+            self._forget_empty(now)
             empty_at = max(now, self._empty_at.get(key, now)) + MINUTE / per_minute
             self._empty_at[key] = empty_at
             self._empty_at.move_to_end(key)
             if len(self._empty_at) > self._max_keys:
                 self._empty_at.popitem(last=False)
         return seconds
+
+    def _forget_empty(self, now: float) -> None:
+        """Forget keys whose bucket is empty, up to the first whose is not: few at a time."""
+        while self._empty_at:
+            key, empty_at = next(iter(self._empty_at.items()))
+            if now < empty_at:
+                return
+            del self._empty_at[key]

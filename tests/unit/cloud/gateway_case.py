@@ -293,7 +293,7 @@ class GatewayCase(SynchronousTestCase):
             return proxy_id(INSTANCE_SECRET, grant.user.id)
 
         connected_desktops = ConnectedDesktops(proxies, assertion_signer, proxy_id_of, self.clock)
-        guard = CredentialGuard(self.attempts, self.audit, self.metrics)
+        guard = CredentialGuard(self.attempts, self.audit, self.metrics, now)
         self.grant_sealer = GrantSealer(TokenSealer(INSTANCE_SECRET), now)
         self.direct_requests = DirectRequests(
             self.active_requests,

@@ -115,6 +115,14 @@ class DirectRequestsTests(GatewayCase):
         self.direct_requests.poll()
         self.assertEqual(len(self.proxy.heads), self.answered, "asked without a reason")
 
+    def test_sealed_grants_are_not_kept_after_they_have_expired(self) -> None:
+        for number in range(100):
+            now = self.clock.seconds()
+            grant = AccessGrant(ANN, ALL_SCOPES, now + 10, now, (f"session-{number}",))
+            self.assertEqual(self.seal(grant), self.seal(grant))
+            self.assertLessEqual(len(self.grant_sealer), 10)
+            self.clock.advance(1)
+
     def test_records_what_a_proxy_has_refused_as_the_gateway_does(self) -> None:
         """Once for each grant, with the key of its client, and their number."""
         now = self.clock.seconds()

@@ -72,6 +72,17 @@ class MachinesTests(MachineCase):
         self.assertEqual(grant.auth_time, 1_600_000_000)
         self.assertEqual(grant.credential_id, f"machine:{machine_id}")
 
+    def test_the_requests_of_a_minute_have_equal_grants(self) -> None:
+        machine_id, machine = self.register()
+        grants = set()
+        for _ in range(600):
+            now = self.clock.seconds()
+            grant = machine.grant(machine_id, now)
+            self.assertTrue(now + 300 <= grant.expires_at < now + 360)
+            grants.add(grant)
+            self.clock.advance(0.1)
+        self.assertLessEqual(len(grants), 2)
+
     def test_no_file_has_the_key_itself(self) -> None:
         key = OllamaKey()
         self.register(PublicKey(key.raw))

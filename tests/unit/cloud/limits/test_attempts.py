@@ -39,6 +39,14 @@ class AttemptLimiterTests(SynchronousTestCase):
         self.fail_often()
         self.assertRaises(RateLimited, self.attempts.admit, OFFICE, "good.to.ken", is_login=True)
 
+    def test_a_credential_is_not_remembered_after_its_expiry(self) -> None:
+        self.attempts.succeeded("good.to.ken", 60)
+        self.fail_often()
+        self.attempts.admit(OFFICE, "good.to.ken", is_login=True)
+        self.now += 60
+        self.fail_often()
+        self.assertRaises(RateLimited, self.attempts.admit, OFFICE, "good.to.ken", is_login=True)
+
     def test_a_program_with_an_old_api_key_affects_nobody_else(self) -> None:
         for _ in range(5):
             self.attempts.failed(OFFICE, was_cheap=True, is_login=True)

@@ -69,6 +69,13 @@ class AttemptsAtTheGatewayTests(GatewayCase):
         self.assertEqual(self.get(good), 0)
         self.assertEqual(self.send("GET /api/tags", x_api_key=good, Authorization="Bearer x"), 0)
 
+    def test_a_token_is_good_until_it_expires(self) -> None:
+        good = self.token()
+        self.assertEqual(self.get(good), 0)
+        self.clock.advance(self.issuer.lifetime)  # it would be accepted for some seconds yet
+        self.use_up_attempts()
+        self.assertEqual(self.get(good), 429)
+
     def test_another_address_is_not_affected(self) -> None:
         self.use_up_attempts()
         self.client_address = "192.0.2.8"

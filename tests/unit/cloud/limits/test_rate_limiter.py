@@ -85,3 +85,9 @@ class RateLimiterTests(SynchronousTestCase):
         self.assertEqual(len(limiter), 100)
         self.assertEqual(limiter.wait("2001:db8::0", 1), 0)
         self.assertEqual(limiter.wait("2001:db8::270f", 1), 60)
+
+    def test_keys_that_are_free_again_take_no_memory(self) -> None:
+        for each in range(1000):
+            self.limiter.count(f"192.0.2.{each}", 60)  # free again after a second
+            self.assertLessEqual(len(self.limiter), 11)
+            self.now += 0.1
