@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 import treq
 from twisted.internet.defer import CancelledError, TimeoutError
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer
@@ -291,6 +291,8 @@ class DockerClient:
             )
         except CancelledError:
             raise
+        except ConnectingCancelledError as error:  # what an endpoint makes of the cancellation
+            raise CancelledError from error
         except _CONNECTION_ERRORS as error:
             self._version = ""
             if _is_cancelled(error):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol
 
@@ -54,6 +55,8 @@ class VerifiedUNIXEndpoint:
                 )
         except NotASocket as error:
             raise self._refuse(str(error)) from error
+        except ConnectingCancelledError as error:  # whoever cancels expects Twisted's usual error
+            raise CancelledError from error
         transport = placeholder.transport
         peer = peer_credentials(transport.getHandle())
         if peer is not None and not self._accepts_peer(peer):

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError
+from twisted.internet.testing import MemoryReactorClock
 from twisted.web.iweb import IAgent
 
 from ctllm.cloud.docker_api import (
@@ -17,6 +18,7 @@ from ctllm.cloud.docker_api import (
     DockerUnavailable,
 )
 from ctllm.cloud.docker_api.streams import MAX_BODY_BYTES
+from ctllm.cloud.docker_api.transport import create_transport
 from tests.unit.cloud.docker_api.client_case import DockerClientCase
 
 INSPECTED: dict[str, Any] = {
@@ -132,6 +134,13 @@ class DockerClientTests(DockerClientCase):
         self.agent.flush()
         self.failureResultOf(running, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cancelling_while_it_connects_raises_cancelled_error(self) -> None:
+        """A start that times out just then is one that timed out, not an internal error."""
+        transport = create_transport(MemoryReactorClock(), "unix:///run/docker.sock")
+        running = self.start(DockerClient(transport, self.clock, 30).inspect_container("x"))
+        running.cancel()
+        self.failureResultOf(running, CancelledError)
 
     def test_a_truncated_response_is_an_error(self) -> None:
         self.api.keeps_open = True

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import errno
+import socket
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.spawners.host_isolation import ANSWER_TIMEOUT, HostIsolation
+from ctllm.cloud.spawners.host_isolation import (
+    ANSWER_TIMEOUT,
+    HostIsolation,
+    firewall_endpoint,
+)
 from ctllm.errors import ProxyUnavailable
 from ctllm.http.client.unix_endpoint import UnexpectedPeer
+from ctllm.reactor.interfaces import Endpoint
 from tests.unit.fakes import FakeEndpoint
 
 ROUTES = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
@@ -30,7 +37,7 @@ class HostIsolationTests(SynchronousTestCase):
         self.table.write_text(ROUTES + BLACKHOLE)
         self.isolation = self.make(self.endpoint)
 
-    def make(self, endpoint: FakeEndpoint | None, pool: str = "10.128.0.0/12") -> HostIsolation:
+    def make(self, endpoint: Endpoint | None, pool: str = "10.128.0.0/12") -> HostIsolation:
         return HostIsolation(endpoint, self.clock, IPv4Network(pool), self.table)
 
     def verify(self, isolation: HostIsolation | None = None) -> Deferred[None]:
@@ -97,6 +104,16 @@ class HostIsolationTests(SynchronousTestCase):
             self.clock.advance(ANSWER_TIMEOUT)
             self.assertIn("did not answer", self.message(verifying))
             self.assertTrue(transport.closed == "abort" if transport else endpoint.cancelled)
+
+    def test_gives_up_after_the_timeout_on_a_real_endpoint(self) -> None:
+        """Its error for an attempt that was cancelled is not the one of other Deferreds."""
+        path = self.mktemp()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            endpoint = firewall_endpoint(MemoryReactorClock(), path)
+            verifying = self.verify(self.make(endpoint))
+            self.clock.advance(ANSWER_TIMEOUT)
+        self.assertIn("did not answer", self.message(verifying))
 
     def test_refuses_a_firewall_for_another_pool(self) -> None:
         verifying = self.verify(self.make(self.endpoint, "10.144.0.0/16"))
