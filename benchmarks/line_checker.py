@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+#: Bytes that are kept of a line without a number.
+MAX_DAMAGED = 300
+
 
 @dataclass
 class LineChecker:
     """Checks the lines of a response of `expected` words, which are the numbers from 0 on.
 
     The line with `done` follows them and is not counted. `skipped` counts numbers that were passed
-    over, `repeated` lines whose number came before, and `damaged` lines that have no number.
+    over, `repeated` lines whose number came before, and `damaged` lines that have no number. The
+    first of these is `first_damaged`: the error of a server that could not go on.
     """
 
     expected: int
@@ -19,6 +23,7 @@ class LineChecker:
     skipped: int = 0
     repeated: int = 0
     damaged: int = 0
+    first_damaged: str = ""
     is_complete: bool = False
     _next: int = 0
 
@@ -32,6 +37,7 @@ class LineChecker:
             number = int(message["response"])
         except (ValueError, KeyError, TypeError):
             self.damaged += 1
+            self.first_damaged = self.first_damaged or line[:MAX_DAMAGED].decode(errors="replace")
             return
         self.received += 1
         self.repeated += number < self._next

@@ -7,8 +7,9 @@ prints events, both as lines of JSON. The commands:
     {"do": "cut", "users": [USER]}                    reset the connections to the cloud
     {"do": "stop", "users": [USER]}
 
-An event has the number of desktops that are `ready`, that of the process's `timers`, and why the
-other desktops are not ready (`reasons`, each with the number of desktops).
+An event has the number of desktops that are `ready`, that of the process's `timers`, why the other
+desktops are not ready (`reasons`, each with the number of desktops), and the users whose desktops
+have `stopped` since the last event.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Desktops:
         self._desktops: dict[str, DesktopService] = {}
         self._lock = DeferredLock()
         self._printed, self._print_at = -1, 0.0
+        self._stopped: list[str] = []  # since the last event
 
     def execute(self, line: bytes) -> None:
         """Execute a command after those before it."""
@@ -80,14 +82,19 @@ class Desktops:
         """Stop the desktops of users."""
         for user in users:
             await maybeDeferred(self._desktops.pop(user).stopService)
+            self._stopped.append(user)
 
     def print_event(self) -> None:
-        """Print the number of ready desktops if it has changed, or was printed long ago."""
+        """Print an event if something has changed, or the last one was long ago."""
         ready = sum(desktop.is_ready for desktop in self._desktops.values())
-        if ready != self._printed or reactor.seconds() > self._print_at:
+        if ready != self._printed or self._stopped or reactor.seconds() > self._print_at:
             self._printed, self._print_at = ready, reactor.seconds() + MAX_SILENCE
-            timers, reasons = len(reactor.getDelayedCalls()), self._reasons()
-            print(json.dumps({"ready": ready, "timers": timers, "reasons": reasons}), flush=True)
+            event = {
+                "ready": ready, "timers": len(reactor.getDelayedCalls()),
+                "reasons": self._reasons(), "stopped": self._stopped,
+            }  # fmt: skip
+            print(json.dumps(event), flush=True)
+            self._stopped = []
 
     def _reasons(self) -> dict[str, int]:
         """Why desktops are not ready, each with the number of them."""

@@ -22,6 +22,7 @@ from benchmarks.resources import sample_regularly
 from benchmarks.user_cluster import LINES_PER_SECOND, ClusterOptions, UserCluster, run_cluster
 from benchmarks.verdicts import (
     ClusterResults,
+    Kill,
     LineCounts,
     audit_sentence,
     count_lines,
@@ -61,14 +62,14 @@ class Results(ClusterResults):
 class Faults:
     """Random faults of a cluster, counted in `counts`.
 
-    `kills` has the times of those that end a user's response.
+    `kills` has those that end a user's response; the clients know which of them they cut.
     """
 
     def __init__(self, cluster: UserCluster, seed: int, counts: Counter[str]) -> None:
         self._cluster, self._random, self._counts = cluster, random.Random(seed), counts
         self.present = list(cluster.users)
         self.absent: list[str] = []
-        self.kills: dict[str, list[float]] = {}
+        self.kills: dict[str, list[Kill]] = {}
         self._kinds: Mapping[str, tuple[float, Callable[[], bool]]] = {
             "connection of a desktop cut": (4, self._cut_desktop),
             "connection of a client cut": (4, self._cut_client),
@@ -81,14 +82,18 @@ class Faults:
         """Cause a random one."""
         weights = [weight for weight, _ in self._kinds.values()]
         (kind,) = self._random.choices(list(self._kinds), weights)
+        self.cause_one_of(kind)
+
+    def cause_one_of(self, kind: str) -> None:
+        """Cause one of a kind, if there is something to do."""
         self._counts[kind] += self._kinds[kind][1]()
 
     def kill_desktops(self) -> None:
         """Kill a random process of desktops, and start it again."""
         number = self._random.choice(sorted(self._cluster.desktops))
         hit = [each for each in self.present if self._cluster.desktop_process(each) == number]
-        record_kills(self.kills, hit)
-        self._cluster.restart_desktops(number)
+        with record_kills(self.kills, hit):
+            self._cluster.restart_desktops(number)
         self._counts["process of desktops killed"] += 1
 
     def delay(self) -> float:
@@ -98,7 +103,7 @@ class Faults:
     def come_all(self) -> None:
         """Have all users come back."""
         while self.absent:
-            self._come()
+            self._cluster.watch(0.0 if self._come() else 0.5)
 
     # Each returns whether there was something to do.
 
@@ -107,15 +112,13 @@ class Faults:
         return True
 
     def _cut_client(self) -> bool:
-        user = self._random.choice(self.present)
-        record_kills(self.kills, [user])
-        self._cluster.clients.send("cut", users=[user])
+        self._cluster.clients.send("cut", users=[self._random.choice(self.present)])
         return True
 
     def _kill_proxy(self) -> bool:
         user = self._random.choice(self.present)
-        record_kills(self.kills, [user])
-        self._cluster.kill_proxies([user])
+        with record_kills(self.kills, [user]):
+            self._cluster.kill_proxies([user])
         return True
 
     def _leave(self) -> bool:
@@ -123,15 +126,16 @@ class Faults:
             return False
         user = self.present.pop(self._random.randrange(len(self.present)))
         self.absent.append(user)
-        record_kills(self.kills, [user])
         self._cluster.clients.send("leave", users=[user])
         self._cluster.stop_desktops([user])
         return True
 
     def _come(self) -> bool:
-        if not self.absent:
+        # A desktop that is stopping may still serve a request, and would break its response.
+        user = next((each for each in self.absent if each not in self._cluster.stopping), None)
+        if user is None:
             return False
-        user = self.absent.pop(0)
+        self.absent.remove(user)
         self.present.append(user)
         self._cluster.start_desktops([user])
         self._cluster.start_clients([user], RESPONSE_LINES)

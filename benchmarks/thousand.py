@@ -22,6 +22,7 @@ from benchmarks.resources import cpu_by_part, meminfo, sample_regularly
 from benchmarks.user_cluster import LINES_PER_SECOND, ClusterOptions, UserCluster, run_cluster
 from benchmarks.verdicts import (
     ClusterResults,
+    Kill,
     audit_sentence,
     count_lines,
     failure_sentences,
@@ -62,7 +63,7 @@ class Measurement:
     def __init__(self, cluster: UserCluster, results: Results) -> None:
         self._cluster, self.results = cluster, results
         self._random = random.Random(results.seed)
-        self._kills: dict[str, list[float]] = {}
+        self._kills: dict[str, list[Kill]] = {}
 
     def run(self) -> None:
         """Measure everything."""
@@ -126,12 +127,12 @@ class Measurement:
         processes = self._random_third(sorted(cluster.desktops))
         restarted = [user for user in users if cluster.desktop_process(user) in processes]
         print_progress("Killing a third of everything")
-        record_kills(self._kills, {*proxies, *clients, *restarted})
-        cluster.kill_proxies(proxies)
-        cluster.clients.send("cut", users=clients)
-        cluster.command_desktops("cut", cut)
-        for each in processes:
-            cluster.restart_desktops(each)
+        with record_kills(self._kills, {*proxies, *restarted}):
+            cluster.kill_proxies(proxies)
+            cluster.clients.send("cut", users=clients)
+            cluster.command_desktops("cut", cut)
+            for each in processes:
+                cluster.restart_desktops(each)
         self.results.killed = {
             "proxies": len(proxies), "clients": len(clients), "desktops": len(restarted),
             "connections of desktops": len(cut),

@@ -41,6 +41,7 @@ class UserClient:
         self.lines = 0
         self.last_line = 0.0
         self.is_finishing = False
+        self._was_cut = False  # the present response
         self.task: asyncio.Task[None] | None = None
         self._host, _, self._port = address.rpartition(":")
         self._writer: asyncio.StreamWriter | None = None
@@ -54,7 +55,16 @@ class UserClient:
     def cut(self) -> None:
         """Reset the connection of the present response."""
         if self._writer is not None:
+            self._was_cut = True
             self._writer.transport.abort()
+
+    def leave(self) -> None:
+        """Reset the connection, also while no response has begun on it, and end."""
+        self.is_finishing = True
+        if self._writer is not None:
+            self.cut()
+        elif self.task is not None:
+            self.task.cancel()
 
     async def probe(self) -> None:
         """Send short requests until one is answered by the user's model server."""
@@ -91,6 +101,7 @@ class UserClient:
     async def _read_response(self) -> bool:
         """Read and check one response; report it, and return whether it was complete."""
         began, checker, status, reason = time.time(), LineChecker(self.lines), 0, ""
+        self._was_cut = False
         try:
             reader, self._writer, status = await self._request("POST /api/generate", BODY)
             if status == 200:
@@ -105,10 +116,12 @@ class UserClient:
             if self._writer is not None:
                 self._writer.transport.abort()
             self._writer = None
+        reason = ", ".join(filter(None, [checker.first_damaged, reason]))
         print_event(
             "response", user=self.user, began=began, ended=time.time(), status=status,
-            reason=reason, is_complete=checker.is_complete, received=checker.received,
-            missing=checker.missing, repeated=checker.repeated, damaged=checker.damaged,
+            reason=reason, was_cut=self._was_cut, is_complete=checker.is_complete,
+            received=checker.received, missing=checker.missing, repeated=checker.repeated,
+            damaged=checker.damaged,
         )  # fmt: skip
         return checker.is_complete
 
@@ -153,9 +166,7 @@ class Clients:
     def leave_command(self, users: list[str]) -> None:
         """Reset the connections of users and forget them."""
         for user in users:
-            client = self._users.pop(user)
-            client.is_finishing = True
-            client.cut()
+            self._users.pop(user).leave()
 
     def probe_command(self, users: list[str]) -> None:
         """Report for each user how long it takes until a new request is answered."""

@@ -74,13 +74,17 @@ class ClusterOptions:
 
 @dataclass
 class Response:
-    """What a client reports of one response; times are epoch seconds."""
+    """What a client reports of one response; times are epoch seconds.
+
+    `was_cut` is true if the client itself has reset the connection.
+    """
 
     user: str
     began: float
     ended: float
     status: int
     reason: str
+    was_cut: bool
     is_complete: bool
     received: int
     missing: int
@@ -95,6 +99,7 @@ class DesktopStatus:
     ready: int = 0
     timers: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
+    stopped: Sequence[str] = ()
 
 
 @dataclass
@@ -161,6 +166,7 @@ class UserCluster:
         self.desktops: dict[int, ControlledProgram] = {}
         self._logged_in: set[str] = set()  # users whose desktop has its credentials
         self._with_desktop: set[str] = set()  # users whose desktop is to run
+        self.stopping: set[str] = set()  # users whose desktop was told to stop, and may run still
         self.clients = ControlledProgram(
             stack, folder / "clients.log",
             [sys.executable, "-m", "benchmarks.user_clients", f"127.0.0.1:{self.nginx.port}"],
@@ -260,14 +266,16 @@ class UserCluster:
                 program.send(do, users=those)
 
     def stop_desktops(self, users: Sequence[str]) -> None:
-        """Stop the desktops of users."""
+        """Have the desktops of users stop; they are in `stopping` until they have."""
         self.command_desktops("stop", users)
         self._with_desktop.difference_update(users)
+        self.stopping.update(users)
 
     def restart_desktops(self, number: int) -> None:
         """Kill a process of desktops and start it again."""
         self.desktops.pop(number).kill()
         self.observed.desktops[number] = DesktopStatus()
+        self.stopping = {each for each in self.stopping if self.desktop_process(each) != number}
         self.start_desktops(
             [each for each in sorted(self._with_desktop) if self.desktop_process(each) == number]
         )
@@ -323,7 +331,8 @@ class UserCluster:
             self.observed.add_client_event(event)
         for number, program in self.desktops.items():
             for event in program.new_events():
-                self.observed.desktops[number] = DesktopStatus(**event)
+                status = self.observed.desktops[number] = DesktopStatus(**event)
+                self.stopping.difference_update(status.stopped)
 
     def wait_until(self, count: Callable[[], int], wanted: int, description: str) -> float:
         """Wait until `count()` is `wanted`; returns the seconds.

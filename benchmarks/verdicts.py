@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -18,8 +19,23 @@ from benchmarks.user_cluster import Response
 BREAK_SECONDS = 45.0
 #: How many of the things that are left over are listed.
 MAX_LISTED = 20
-Kills = Mapping[str, Sequence[float]]
-"""For each user the times at which something on the way of their response was killed."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Something on the way of a user's response was killed between two times, in epoch seconds."""
+
+    began: float
+    ended: float
+
+    def excuses(self, response: Response) -> bool:
+        """Whether the response may have ended early because of it: it ended during it, or soon."""
+        is_during = response.began <= self.ended and self.began <= response.ended
+        return is_during and response.ended <= self.ended + BREAK_SECONDS
+
+
+Kills = Mapping[str, Sequence[Kill]]
+"""The kills by user."""
 
 
 @dataclass
@@ -28,7 +44,7 @@ class LineCounts:
 
     `lost`, `repeated` and `damaged` are those of responses on whose way nothing was killed, and
     `excused` the lines that did not come because something was. `refused` counts requests that got
-    no response, and `broken` responses that ended early without a kill.
+    no response. `broken` has the responses that ended early without a kill.
     """
 
     responses: int = 0
@@ -38,9 +54,8 @@ class LineCounts:
     excused: int = 0
     repeated: int = 0
     damaged: int = 0
-    broken: int = 0
+    broken: list[Response] = field(default_factory=list)
     refused: int = 0
-    reason: str = ""
 
     def add(self, response: Response, is_excused: bool) -> None:
         """Count a response."""
@@ -57,15 +72,12 @@ class LineCounts:
         self.lost += response.missing
         self.damaged += response.damaged
         if not response.is_complete:
-            self.broken += 1
-            self.reason = self.reason or f"{response.user}: {response.reason}"
+            self.broken.append(response)
 
     def merge(self, other: LineCounts) -> None:
-        """Add the counts of an earlier part of the same phase; the first reason is kept."""
+        """Add the counts of an earlier part of the same phase."""
         for each in fields(self):
-            if each.name != "reason":
-                setattr(self, each.name, getattr(other, each.name) + getattr(self, each.name))
-        self.reason = other.reason or self.reason
+            setattr(self, each.name, getattr(other, each.name) + getattr(self, each.name))
 
 
 @dataclass
@@ -91,10 +103,14 @@ class ClusterResults:
         return [each for each in self.samples if each.at >= self.warm_up_until] or self.samples
 
 
-def record_kills(kills: dict[str, list[float]], users: Iterable[str]) -> None:
-    """Add the present time to the kills of users."""
+@contextmanager
+def record_kills(kills: dict[str, list[Kill]], users: Iterable[str]) -> Iterator[None]:
+    """Add what the block kills, which may take seconds, to the kills of users."""
+    began = time.time()
+    yield
+    kill = Kill(began, time.time())
     for user in users:
-        kills.setdefault(user, []).append(time.time())
+        kills.setdefault(user, []).append(kill)
 
 
 def count_lines(responses: Iterable[Response], kills: Kills) -> LineCounts:
@@ -105,12 +121,10 @@ def count_lines(responses: Iterable[Response], kills: Kills) -> LineCounts:
     return counts
 
 
-def is_excused(response: Response, kills: Sequence[float]) -> bool:
-    """Whether a response was broken by a kill: during it, and shortly before its end."""
-    return not response.is_complete and any(
-        response.began <= at and response.ended - BREAK_SECONDS <= at <= response.ended
-        for at in kills
-    )
+def is_excused(response: Response, kills: Sequence[Kill]) -> bool:
+    """Whether a response ended early by its client, or by a kill."""
+    is_killed = response.was_cut or any(kill.excuses(response) for kill in kills)
+    return not response.is_complete and is_killed
 
 
 def lines_table(counts: Mapping[str, LineCounts]) -> str:
@@ -120,7 +134,7 @@ def lines_table(counts: Mapping[str, LineCounts]) -> str:
     rows = [
         [phase, *(f"{number:,}" for number in (
             each.responses, each.expected, each.received, each.lost, each.repeated, each.damaged,
-            each.excused, each.broken, each.refused))]
+            each.excused, len(each.broken), each.refused))]
         for phase, each in counts.items()
     ]  # fmt: skip
     return report.table([header, *rows])
@@ -156,12 +170,21 @@ def audit_sentence(counts: Mapping[str, int]) -> str:
 
 
 def failure_sentences(results: ClusterResults) -> list[str]:
-    """Why responses ended early without a kill, one of each phase, and what is left over."""
+    """Which responses ended early without a kill, and why, and what is left over."""
     return [
-        *(f"Broken, {phase}: {each.reason}" for phase, each in results.lines.items()
-          if each.broken),
+        *(f"Broken, {phase}: {_broken_clause(response)}"
+          for phase, each in results.lines.items() for response in each.broken),
         *(f"Left over: {entry}" for entry in results.left_over[:MAX_LISTED]),
     ]  # fmt: skip
+
+
+def _broken_clause(response: Response) -> str:
+    began, ended = (time.strftime("%H:%M:%S", time.localtime(at)) for at in
+                    (response.began, response.ended))  # fmt: skip
+    return (
+        f"{response.user}, {began} to {ended}, {response.received} lines received, "
+        f"{response.missing} missing: {response.reason}"
+    )
 
 
 def write_json(path: Path | None, results: ClusterResults) -> None:
