@@ -74,10 +74,12 @@ async def test_anthropic_raises_for_errors_and_incomplete_responses(shared: Clus
 
 
 @ensureDeferred
-async def test_anthropic_raises_for_an_error_in_the_stream(shared: Cluster) -> None:
+async def test_anthropic_has_no_stop_reason_after_an_error_in_the_stream(shared: Cluster) -> None:
+    """Ollama sends no error in this API. The stream ends without an end of success."""
     shared.ollama.script("/v1/messages", Script(error_in_stream=(3, "the model fell over")))
-    with pytest.raises(anthropic.APIError, match="fell over"):
-        await with_anthropic(shared, stream_message)
+    text, reason = await with_anthropic(shared, stream_message)
+    assert text
+    assert reason is None
 
 
 @ensureDeferred
