@@ -206,6 +206,27 @@ def install(missing: Sequence[str], lazy: Mapping[str, LazyNames]) -> None:
     sys.meta_path.insert(0, _LazyFinder(lazy))
 
 
+def run_lazy_modules() -> None:
+    """Run the code of all lazy modules that are imported, and of those that these import.
+
+    For a process that will not be able to read Python's files. A module that raises ImportError
+    stays lazy.
+    """
+    failed: set[str] = set()
+    while lazy := [
+        module
+        for name, module in list(sys.modules.items())
+        if type(module) is _LazyModule and name not in failed
+    ]:
+        for module in lazy:
+            loader = module.__spec__.loader
+            if isinstance(loader, _LazyLoader):
+                try:
+                    loader.execute(module)
+                except ImportError:
+                    failed.add(module.__name__)
+
+
 def unused_hash_modules() -> list[str]:
     """Return OpenSSL's hashes (4 MB), if Python has its own. Some distributions omit those."""
     sha2 = ["_sha2"] if sys.version_info >= (3, 12) else ["_sha256", "_sha512"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from importlib import import_module
 
 import twisted
 from ctllm.http.message.content_coding import load_zstd
+from ctllm.lazy_imports import run_lazy_modules
 from ctllm.system.sandbox import forbid_inspection, forbid_new_privileges, restrict_file_access
 
 #: Files that the C library reads to convert to local time.
@@ -43,7 +43,7 @@ def switch_user(uid: int) -> None:
     if not can_read:
         load_zstd()
         import_module("multipart")
-        ipaddress.ip_address  # noqa: B018 - runs the module, which is lazy in a proxy
+        run_lazy_modules()
     os.setgid(uid)  # for root this sets the real, the effective and the saved id (setuid(2))
     os.setuid(uid)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.lazy_imports import REAL_IN_LAZY_MODULES, LazyNames, install
+from ctllm.lazy_imports import REAL_IN_LAZY_MODULES, LazyNames, install, run_lazy_modules
 
 # Each module appends its name to `ran` when it runs.
 SOURCES = {
@@ -29,6 +29,7 @@ SOURCES = {
     ),
     "tt_user.py": "from tt_names import Kind\nfound = type(Kind)",
     "tt_slow.py": "ran.append('tt_slow')\nbegan.set()\nfinish.wait()\nvalue = 7",
+    "tt_incomplete.py": "ran.append('tt_incomplete')\nimport tt_not_installed",
     "tt_failing.py": (
         "ran.append('tt_failing')\nif len(ran) == 1: raise PermissionError\nvalue = 7"
     ),
@@ -159,6 +160,18 @@ class LazyImportTests(SynchronousTestCase):
         failing = self.import_lazily("tt_failing")
         self.assertRaises(PermissionError, getattr, failing, "value")
         self.assertEqual(failing.value, 7)
+
+    def test_all_that_are_imported_run_at_once_except_what_lacks_a_module(self) -> None:
+        names: dict[str, LazyNames] = {
+            name: {} for name in ("tt_lazy", "tt_names", "tt_incomplete", "tt_slow")
+        }
+        names["tt_lazy"] = {"Thing": "tt_lazy.part"}
+        install([], names)
+        modules = [importlib.import_module(name) for name in ("tt_lazy", "tt_incomplete")]
+        run_lazy_modules()
+        self.assertEqual(self.ran, ["tt_lazy", "part", "tt_incomplete"])
+        self.assertEqual(modules[0].__dict__["own"], 7)
+        self.assertRaises(ImportError, getattr, modules[1], "anything")
 
     def test_errors_of_the_real_object_are_raised(self) -> None:
         broken = self.import_lazily("tt_names", broken="").broken
