@@ -72,7 +72,7 @@ MAY_IMPORT = {
     "demo": {"http", "fastpath", "reactor", "common", "errors"},
     "proxy": {
         "relay", "tunnel", "ollama", "auth", "http", "reactor", "fastpath", "config", "system",
-        "common", "errors",
+        "common", "errors", "lazy_imports",
     },
     "cloud": set(),
     "cloud.audit": {"http.client_address", "system", "common"},
