@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class TtlCache(Generic[K, V]):
-    """A cache of at most `size` values; `now` returns epoch seconds.
+    """A cache of at most `size` values; `now` returns the time in seconds, of any clock.
 
     Each `put` removes the least recently used values that have expired. So if all values live
     equally long, each is removed at most that long after its expiry, while there are others.
@@ -43,7 +43,7 @@ class TtlCache(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V, expires: float) -> None:
-        """Store `value` until `expires` (epoch seconds), or until it is evicted."""
+        """Store `value` until the time `expires`, or until it is evicted."""
         self._remove_expired()
         self._entries[key] = value, expires
         self._entries.move_to_end(key)
