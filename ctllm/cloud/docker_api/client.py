@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -53,6 +54,16 @@ MIN_API_VERSION, MAX_API_VERSION = (1, 40), (1, 47)
 CALL_TIMEOUT = 30.0
 T = TypeVar("T")
 _CONNECTION_ERRORS = (ConnectError, ResponseFailed, RequestTransmissionFailed, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request: its path without the version of the API, and what is sent as JSON, if anything."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, object] | None = None
 
 
 class DockerClient:
@@ -167,7 +178,7 @@ class DockerClient:
         """
         query = {"filters": _encode_filters(**filters), "since": f"{since:.6f}"}
         response = await self._with_timeout(
-            self._timeout, self._request("GET", "/events", query, None)
+            self._timeout, self._request(_Request("GET", "/events", query))
         )
         lines = LineCollector(lambda line: on_event(decode_response(line, DockerEvent)))
         response.deliverBody(lines)
@@ -181,7 +192,7 @@ class DockerClient:
 
         Raises DockerTooOld if there is none, and DockerUnavailable.
         """
-        response = await self._with_timeout(self._timeout, self._send("GET", "/_ping", {}, None))
+        response = await self._with_timeout(self._timeout, self._send(_Request("GET", "/_ping")))
         await self._with_timeout(self._timeout, _read_body(response))
         header = (response.headers.getRawHeaders(b"api-version") or [b""])[0]
         engine_version = _parse_version(header.decode("ascii", "replace"))
@@ -210,9 +221,8 @@ class DockerClient:
         timeout: float | None = None,
     ) -> bytes:
         """Send a request and return the body of the response."""
-        return await self._with_timeout(
-            timeout or self._timeout, self._fetch_body(method, path, query or {}, config)
-        )
+        request = _Request(method, path, query or {}, config)
+        return await self._with_timeout(timeout or self._timeout, self._fetch_body(request))
 
     async def _with_timeout(self, timeout: float, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
@@ -223,67 +233,44 @@ class DockerClient:
                 f"{self._transport.description} did not respond within {timeout:g} s"
             ) from None
 
-    async def _fetch_body(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        config: Mapping[str, object] | None,
-    ) -> bytes:
-        return await _read_body(await self._request(method, path, query, config))
+    async def _fetch_body(self, request: _Request) -> bytes:
+        return await _read_body(await self._request(request))
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        config: Mapping[str, object] | None,
-    ) -> Response:
-        """Send a request with the API's version in its path. The version is cached.
+    async def _request(self, request: _Request) -> Response:
+        """Send a request with the API's version before its path. The version is cached.
 
         An engine that refuses a cached version has replaced the one that it was negotiated with,
         and has not acted on the request: it is sent again.
         """
         was_cached = bool(self._version)
         try:
-            return await self._send_versioned(method, path, query, config)
+            return await self._send_versioned(request)
         except DockerVersionMismatch:
             if not was_cached:
                 raise
-            return await self._send_versioned(method, path, query, config)
+            return await self._send_versioned(request)
 
-    async def _send_versioned(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        config: Mapping[str, object] | None,
-    ) -> Response:
+    async def _send_versioned(self, request: _Request) -> Response:
         if not self._version:  # after each failure: the engine may have been replaced
             self._version = await self.negotiate_version()
         try:
-            return await self._send(method, f"/v{self._version}{path}", query, config)
+            return await self._send(replace(request, path=f"/v{self._version}{request.path}"))
         except DockerVersionMismatch:
             self._version = ""
             raise
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        config: Mapping[str, object] | None,
-    ) -> Response:
+    async def _send(self, request: _Request) -> Response:
         """Send a request and return the response when its head has arrived.
 
         Raises the `DockerError` for its status.
         """
+        config = request.config
         data = None if config is None else BytesProducer(msgspec.json.encode(config))
         try:
             response = await self._treq.request(
-                method,
-                self._transport.base_url + path,
-                params=dict(query),
+                request.method,
+                self._transport.base_url + request.path,
+                params=dict(request.query),
                 data=cast(IBodyProducer, data),
                 headers=Headers({} if config is None else {"Content-Type": ["application/json"]}),
                 allow_redirects=False,
