@@ -53,8 +53,8 @@ DESKTOP_TIMEOUT, DESKTOP_POLL_INTERVAL = 10.0, 0.1
 #: Seconds. Bounds of the `Retry-After` for clients whose proxy did not get a slot to start.
 MIN_RETRY_AFTER, MAX_RETRY_AFTER = 2, 120
 #: Seconds for which a proxy keeps its place among those that wait to be started, after the last
-#: request for it. A desktop comes back after at most twice the `Retry-After`.
-QUEUE_RETENTION = 2.0 * MAX_RETRY_AFTER + 20.0
+#: request for it. A desktop comes back at most 10 s after the `Retry-After`.
+QUEUE_RETENTION = MAX_RETRY_AFTER + 30.0
 #: Seconds between two looks whether anybody has come for a proxy in the queue.
 QUEUE_CHECK_INTERVAL = 20.0
 
@@ -151,6 +151,7 @@ class ProxySupervisor:
             try:
                 return await started.addTimeout(max_wait, cast(IReactorTime, self._context.clock))
             except TimeoutError:
+                # Not in the queue: it is being started, which has a timeout of its own.
                 if self._acquiring is not None:
                     raise self._queue_error(self._acquiring) from None
 
