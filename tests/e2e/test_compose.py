@@ -55,6 +55,14 @@ HTML = "text/html,*/*;q=0.8"
 
 
 @dataclass
+class Reading:
+    """A response that a thread reads: its lines so far. `ended` fires when it has ended."""
+
+    lines: list[bytes]
+    ended: Deferred[None]
+
+
+@dataclass
 class World:
     """The server, and alice with her desktop, once `connect_desktop` has started it."""
 
@@ -99,6 +107,26 @@ class World:
         """Send a request with alice's key."""
         options.setdefault("Authorization", f"Bearer {self.key}")
         return await deferToThread(self.server.request, path, **options)
+
+    async def start_stream(self, script: Script) -> Reading:
+        """Have Ollama respond by `script` to alice; return when a line has arrived."""
+        self.cluster.ollama.script("/api/chat", script)
+        lines: list[bytes] = []
+        has_begun = threading.Event()
+
+        def read_lines() -> None:
+            connection = self.server.connect()
+            headers = {"Authorization": f"Bearer {self.key}"}
+            connection.request("POST", "/api/chat", json.dumps(CHAT), headers)
+            response = connection.getresponse()
+            while line := response.readline():
+                lines.append(line)
+                has_begun.set()
+            connection.close()
+
+        reading = Reading(lines, deferToThread(read_lines))
+        assert await deferToThread(has_begun.wait, 30), "No line has arrived."
+        return reading
 
 
 @pytest.fixture(scope="module")
@@ -378,29 +406,15 @@ async def test_nginx_can_connect_to_the_sockets_and_others_cannot(alice: World) 
 @ensureDeferred
 async def test_a_renewal_cuts_no_stream(alice: World) -> None:
     """Nginx takes the new certificate up while NDJSON passes; every line arrives."""
-    server, ollama = alice.server, alice.cluster.ollama
-    ollama.script("/api/chat", Script(lines=80, line_interval=0.25))
-    lines: list[bytes] = []
-    has_begun, old = threading.Event(), await deferToThread(server.certificate)
-
-    def read_lines() -> None:
-        connection = server.connect()
-        headers = {"Authorization": f"Bearer {alice.key}"}
-        connection.request("POST", "/api/chat", json.dumps(CHAT), headers)
-        response = connection.getresponse()
-        while line := response.readline():
-            lines.append(line)
-            has_begun.set()
-        connection.close()
-
-    reading = deferToThread(read_lines)
-    await deferToThread(has_begun.wait, 30)
+    server = alice.server
+    old = await deferToThread(server.certificate)
+    reading = await alice.start_stream(Script(lines=80, line_interval=0.25))
     await deferToThread(server.compose, "kill", "-s", "USR1", "certbot")
     await wait_for_new_certificate(alice, old)
-    assert not reading.called, "The stream ended before the renewal."
-    print(f"\nrenewed after {len(lines)} lines")
-    await reading
-    answers = [json.loads(line) for line in lines]
+    assert not reading.ended.called, "The stream ended before the renewal."
+    print(f"\nrenewed after {len(reading.lines)} lines")
+    await reading.ended
+    answers = [json.loads(line) for line in reading.lines]
     assert [each["done"] for each in answers] == [False] * 80 + [True]
     assert alice.server.inspect("nginx-proxy")["RestartCount"] == 0
 
@@ -719,8 +733,7 @@ async def upgrade(server: ComposeServer, version: str, *services: str) -> None:
 @ensureDeferred
 async def test_an_upgrade_cuts_no_stream_until_nginx_is_replaced(alice: World) -> None:
     """The backend comes first; streaming proxies follow when idle. A rollback does the same."""
-    server, ollama = alice.server, alice.cluster.ollama
-    docker = server.docker.docker
+    server, docker = alice.server, alice.server.docker.docker
     await deferToThread(server.make_next_images, NEXT_VERSION)
 
     def proxy_version() -> str:
@@ -734,26 +747,12 @@ async def test_an_upgrade_cuts_no_stream_until_nginx_is_replaced(alice: World) -
             return False
         return response.status == 200 and json.loads(response.body)["version"] == version
 
-    ollama.script("/api/chat", Script(lines=100, line_interval=0.25))
-    lines, has_begun = [], threading.Event()
-
-    def read_lines() -> None:
-        connection = server.connect()
-        headers = {"Authorization": f"Bearer {alice.key}"}
-        connection.request("POST", "/api/chat", json.dumps(CHAT), headers)
-        response = connection.getresponse()
-        while line := response.readline():
-            lines.append(line)
-            has_begun.set()
-        connection.close()
-
-    reading = deferToThread(read_lines)
-    await deferToThread(has_begun.wait, 30)
+    reading = await alice.start_stream(Script(lines=100, line_interval=0.25))
     await upgrade(server, NEXT_VERSION, "api-backend")
     await wait_until(lambda: is_new(NEXT_VERSION), "the new backend", 60)
-    assert not reading.called and proxy_version() == __version__
-    await reading
-    assert [json.loads(each)["done"] for each in lines] == [False] * 100 + [True]
+    assert not reading.ended.called and proxy_version() == __version__
+    await reading.ended
+    assert [json.loads(each)["done"] for each in reading.lines] == [False] * 100 + [True]
 
     await deferToThread(server.compose, "up", "-d", *SERVICES)
     await wait_until(alice.is_served, "the desktop to return by the new nginx", 120)
