@@ -122,17 +122,21 @@ function Response({shown, isLast}: MessageProperties): VNode {
 function ResponseActions({shown, isLast}: MessageProperties): VNode {
   const {message} = shown;
   const obstacle = answerObstacle.value;
-  const another = useSending(obstacle, () => void retry(message.id));
-  const rest = useSending(obstacle, () => void continueAnswer(message.id));
+  const wanted = useRef(retry); // of the two, what the person asked for last
+  const {held, request} = useSending(obstacle, () => void wanted.current(message.id));
+  const ask = (what: typeof retry): void => {
+    wanted.current = what;
+    request();
+  };
   return (
     <>
-      <AnswerNotice held={another.held ?? rest.held} />
+      <AnswerNotice held={held} />
       <div class="message-actions">
         <Versions shown={shown} />
         <CopyButton text={message.content} label={t('chat.copy')} />
-        <IconButton icon="retry" class="retry" label={t('chat.retry')} disabled={obstacle === 'answer'} onClick={() => { rest.cancel(); another.request(); }} />
+        <IconButton icon="retry" class="retry" label={t('chat.retry')} disabled={obstacle === 'answer'} onClick={() => ask(retry)} />
         {isLast && message.content && (
-          <Button kind="plain" icon="forward" onClick={() => { another.cancel(); rest.request(); }}>{t('chat.continue')}</Button>
+          <Button kind="plain" icon="forward" onClick={() => ask(continueAnswer)}>{t('chat.continue')}</Button>
         )}
       </div>
     </>

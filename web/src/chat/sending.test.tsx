@@ -374,15 +374,22 @@ describe('another answer', () => {
     await until(async () => expect(await versions(conversation)).toBe(3));
   });
 
-  it('is asked for once the models are known', async () => {
+  it.each([
+    ['chat.continue', 'chat.retry'],
+    ['chat.retry', 'chat.continue'],
+  ] as const)('is asked for once the models are known, as the person asked last: %s, %s', async (first, last) => {
+    const requests = answerRequests({'POST /ctllm/desktop/generations': NEVER});
     const conversation = await showLast();
     await act(() => { desktops.value = null; });
-    await click(button('chat.continue'));
-    await click(button('chat.retry'));
+    await click(button(first));
+    await click(button(last));
     expect(texts('.send-notice')).toEqual([t('chat.notAsked.models')]);
     await act(() => { desktops.value = [ATTIC]; });
     await until(async () => expect(await versions(conversation)).toBe(3));
+    const asked = (): string[] => requests.filter(each => each.startsWith('POST /ctllm/desktop/generations') && each.includes(conversation.id));
+    await until(() => expect(asked()).not.toEqual([]));
     await settle();
+    expect(asked().map(each => each.includes('"Half"'))).toEqual([last === 'chat.continue']);
     expect(await versions(conversation)).toBe(3);
   });
 });

@@ -1,0 +1,1 @@
+export{t as ImportError,r as importFile}from"./import-A1R5d1F5.js";

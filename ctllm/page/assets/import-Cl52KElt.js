@@ -1,1 +1,0 @@
-export{t as ImportError,r as importFile}from"./import-TL9HyRvB.js";
