@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib.machinery import BuiltinImporter, ModuleSpec, PathFinder
 from threading import RLock
@@ -206,13 +206,13 @@ def install(missing: Sequence[str], lazy: Mapping[str, LazyNames]) -> None:
     sys.meta_path.insert(0, _LazyFinder(lazy))
 
 
-def run_lazy_modules() -> None:
-    """Run the code of all lazy modules that are imported, and of those that these import.
+def run_lazy_modules(*, except_for: Collection[str] = ()) -> None:
+    """Run the code of the lazy modules that are imported, and of those that these import.
 
-    For a process that will not be able to read Python's files. A module that raises ImportError
-    stays lazy.
+    For a process that will not be able to read Python's files. The modules `except_for` stay lazy,
+    and so does a module that raises ImportError.
     """
-    failed: set[str] = set()
+    failed = set(except_for)
     while lazy := [
         module
         for name, module in list(sys.modules.items())

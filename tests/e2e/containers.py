@@ -7,9 +7,20 @@ import time
 from ipaddress import IPv4Network
 from typing import Any
 
+from ctllm.cloud.spawners.host_routes import ROUTE_TABLE, list_routes
 from tests.e2e.dockerd import Dockerd
 
-POOL = "10.142.0.0/24"
+
+def _free_pool() -> IPv4Network:
+    """Return a network to which this machine has no route: other engines may have left bridges."""
+    routes = [IPv4Network(each) for each in list_routes(ROUTE_TABLE)]
+    candidates = IPv4Network("10.142.0.0/16").subnets(new_prefix=24)
+    return next(each for each in candidates if not any(map(each.overlaps, routes)))
+
+
+#: The subnets of proxies' networks.
+POOL = _free_pool()
+SUBNETS = list(POOL.subnets(new_prefix=28))
 
 
 class ContainerInspector:

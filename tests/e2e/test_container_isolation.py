@@ -280,7 +280,9 @@ async def test_no_container_starts_while_the_firewall_is_missing(
         for _ in range(2):
             subprocess.run(["iptables", "-w", "-D", "INPUT", "1"], check=True)
             subprocess.run(["iptables", "-w", "-F", "CTLLM"], check=True)
-            subprocess.run(["ip", "route", "del", "blackhole", POOL, "metric", "9999"], check=True)
+            subprocess.run(
+                ["ip", "route", "del", "blackhole", str(POOL), "metric", "9999"], check=True
+            )
             assert missing()
             assert (await start_proxy(cluster, token))[0] == 200
             assert missing() == "" and len(engine.containers()) == 1

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from ipaddress import IPv4Address
 
 import pytest
 from pytest_twisted import ensureDeferred
@@ -13,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.containers import ContainerInspector
+from tests.e2e.containers import POOL, SUBNETS, ContainerInspector
 from tests.e2e.dockerd import BASE
 from tests.e2e.faulty_cluster import FaultyCluster
 from tests.e2e.fixed_response_upstream import full_response, sha256
@@ -51,7 +52,7 @@ async def test_a_proxy_is_a_confined_container_on_a_network_of_its_own(
     assert host["LogConfig"]["Config"] == {"max-size": "1m", "max-file": "1"}
     network = engine.inspect(f"ctllm-net-{user}")
     assert network["Internal"] and network["Options"]["com.docker.network.bridge.enable_icc"]
-    assert network["IPAM"]["Config"][0]["Subnet"] == "10.142.0.0/28"
+    assert network["IPAM"]["Config"][0]["Subnet"] == str(SUBNETS[0])
     assert len(network["Containers"]) == 1
     metadata = json.dumps([container, network]).encode()
     for secret in ("signing-key", "instance-secret"):
@@ -131,7 +132,7 @@ async def test_a_killed_container_whose_network_has_changed_is_replaced(
         engine.run("network", "disconnect", "-f", network, first)
         engine.run("network", "rm", network)
         owner = [f"--label={each}={labels[each]}" for each in ("ctllm.instance", "ctllm.proxy")]
-        engine.run("network", "create", "--subnet=10.142.0.240/28", *owner, network)
+        engine.run("network", "create", f"--subnet={SUBNETS[-1]}", *owner, network)
         engine.run("network", "connect", network, first)
 
     async def starts() -> bool:
@@ -185,7 +186,7 @@ async def test_a_restarted_cloud_adopts_running_proxies_and_removes_leftovers(
     instance = engine.inspect(alice_container)["Config"]["Labels"]["ctllm.instance"]
     label = f"--label=ctllm.instance={instance}"
     owner = f"--label=ctllm.proxy=ctllm-proxy-{'0' * 32}"
-    engine.run("network", "create", "--internal", "--subnet=10.142.0.240/28", label, owner, orphan)
+    engine.run("network", "create", "--internal", f"--subnet={SUBNETS[-1]}", label, owner, orphan)
     engine.run(
         "create", "--name=stranger", "--network=none", "--label=ctllm.instance=other", BASE, "true"
     )
@@ -228,7 +229,7 @@ async def test_nginx_of_the_host_reaches_containers_on_bridge_networks(
         cluster.use_nginx()
     cloud = await start_with_desktop(cluster, *engine.options)
     (container,) = engine.containers()
-    assert engine.address(container).startswith("10.142.0.")
+    assert IPv4Address(engine.address(container)) in POOL
     cluster.ollama.script("/api/chat", Script(lines=60, line_interval=0.05))
     token = cluster.alice_token
     response = Deferred.fromCoroutine(cluster.request("POST", "/api/chat", CHAT, token))
@@ -304,14 +305,14 @@ async def test_subnets_of_the_host_are_not_allocated(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """The host has a bridge in the pool that Docker did not create."""
-    for arguments in ("link add name ctltest type bridge", "addr add 10.142.0.1/27 dev ctltest",
+    for arguments in ("link add name ctltest type bridge", f"addr add {POOL[1]}/27 dev ctltest",
                   "link set ctltest up"):  # fmt: skip
         subprocess.run(["ip", *arguments.split()], check=True)
     try:
         await cluster.start_cloud(*engine.options)
         assert (await start_proxy(cluster, await cluster.create_token("alice")))[0] == 200
         (container,) = engine.containers()
-        assert engine.gateway(container) == "10.142.0.33"
+        assert engine.gateway(container) == str(SUBNETS[2][1])
     finally:
         subprocess.run(["ip", "link", "del", "ctltest"], check=True)
 

@@ -70,7 +70,8 @@ async def test_the_desktop_reconnects_when_its_address_changes(
     cloud = cluster.run_role(
         "cloud", "cloud", f"--listen={namespace.host_address}:{port}", "--metrics-listen=off",
     )  # fmt: skip
-    await wait_until(lambda: f"starting on {port}" in cloud.output, "the cloud to listen")
+    signing_key = cluster.state_dir("cloud") / "cloud" / "signing-key"
+    await wait_until(signing_key.exists, f"the cloud to start:\n{cloud.output}")
     await cluster.run_ctllm(
         "alice", "login", "--insecure-http", await cluster.create_invite("alice")
     )
