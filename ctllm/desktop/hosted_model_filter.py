@@ -1,11 +1,13 @@
 """Refuses requests for models that Ollama does not run itself but forwards to ollama.com.
 
 Their names end with `:cloud` or `-cloud`, or Ollama's list of models has a remote host for them:
-a copy of such a model can have any name.
+a copy of such a model can have any name. Requests for local models are refused, too, if a tool in
+them makes Ollama search the web at ollama.com.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from ctllm.common.memory_budget import BufferBudget
@@ -20,7 +22,9 @@ from ctllm.ollama.endpoints import (
     is_remote_name,
     model_in_path,
 )
+from ctllm.ollama.model_sniffer import JsonModelSniffer
 from ctllm.ollama.requested_model import ModelSniffer, create_model_sniffer
+from ctllm.ollama.web_search_sniffer import WebSearchSniffer
 
 StartRequest = Callable[[RequestHead, ResponseSink], RequestSink]
 
@@ -42,7 +46,10 @@ class RemoteModelFilter:
 
     def is_remote(self, model: str) -> bool:
         """Return whether Ollama would forward requests for `model`."""
-        return is_remote_name(model) or canonical_model(model) in self._remote
+        name = canonical_model(model)
+        return is_remote_name(name) or not self._remote.isdisjoint(
+            (name, canonical_model(name.removesuffix(":local")))
+        )
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Start a request; raises Forbidden where its head is enough to refuse it."""
@@ -50,12 +57,26 @@ class RemoteModelFilter:
         model = model_in_path(head)
         if (endpoint is not None and endpoint.leaves_machine) or (model and self.is_remote(model)):
             raise self.forbidden(describe_request(head))
-        sniffer = create_model_sniffer(head, self._buffer_budget, read_whole_body=True)
+        fields, scanner = _further_search(head)
+        sniffer = create_model_sniffer(head, self._buffer_budget, True, fields, scanner)
         if sniffer is None:
             return self._start_request(head, sink)
-        return CheckedRequest(sniffer, self._check, self._start_request(head, sink), sink)
 
-    def _check(self, sniffer: ModelSniffer, is_complete: bool) -> CtllmError | None:
+        def check(sniffer: ModelSniffer, is_complete: bool) -> CtllmError | None:
+            return self._check_scanner(scanner) or self._check(sniffer)
+
+        return CheckedRequest(sniffer, check, self._start_request(head, sink), sink)
+
+    def _check_scanner(self, scanner: _Scanner | None) -> CtllmError | None:
+        if isinstance(scanner, WebSearchSniffer):
+            return (
+                self.forbidden("What the tool web_search searches for")
+                if scanner.has_web_search
+                else None
+            )
+        return self.forbidden("This model") if scanner is not None and scanner.name else None
+
+    def _check(self, sniffer: ModelSniffer) -> CtllmError | None:
         name = sniffer.name
         if name is not None and self.is_remote(name):
             return self.forbidden(f"The model {name[:100]!r}")
@@ -72,3 +93,18 @@ class RemoteModelFilter:
             f"{what} would be forwarded to ollama.com, which this desktop refuses: its "
             'configuration has desktop.remote_models = "refuse".'
         )
+
+
+_Scanner = WebSearchSniffer | JsonModelSniffer
+
+
+def _further_search(head: RequestHead) -> tuple[tuple[str, ...], _Scanner | None]:
+    """Return the fields to search besides those with models, and a scanner, for a request.
+
+    A model can be created from one that Ollama would forward, and with the host to forward it to.
+    """
+    if head.path == b"/api/create":
+        return ("from",), JsonModelSniffer(("remote_host",), math.inf)
+    endpoint = find_endpoint(head)
+    is_search = endpoint is not None and endpoint.may_search_web
+    return (), WebSearchSniffer() if is_search else None

@@ -29,7 +29,8 @@ class Endpoint:
     `model_fields` are the fields of the body that name a required model, in order of precedence.
     `changes_models` is true if the request may change the list of models, `names_registry` if the
     body can make Ollama connect to a registry, `leaves_machine` if Ollama forwards the request to
-    ollama.com, and `accepts_form` if the body may be `multipart/form-data` instead of JSON.
+    ollama.com, `may_search_web` if a tool in the body can make Ollama do a search there, and
+    `accepts_form` if the body may be `multipart/form-data` instead of JSON.
     """
 
     scope: Scope
@@ -37,6 +38,7 @@ class Endpoint:
     changes_models: bool = False
     names_registry: bool = False
     leaves_machine: bool = False
+    may_search_web: bool = False
     accepts_form: bool = False
 
 
@@ -44,6 +46,7 @@ _MODEL_FIELD = ("model",)
 _MODEL_OR_NAME = ("model", "name")
 _READ = Endpoint(Scope.USE)
 _INFERENCE = Endpoint(Scope.USE, _MODEL_FIELD)
+_WITH_WEB_SEARCH = Endpoint(Scope.USE, _MODEL_FIELD, may_search_web=True)
 _FORM = Endpoint(Scope.USE, _MODEL_FIELD, accepts_form=True)
 _OLLAMA_COM = Endpoint(Scope.USE, leaves_machine=True)
 _BLOB = Endpoint(Scope.MANAGE)
@@ -66,11 +69,11 @@ ENDPOINTS: dict[bytes, dict[bytes, Endpoint]] = {
     b"/v1/chat/completions": {b"POST": _INFERENCE},
     b"/v1/completions": {b"POST": _INFERENCE},
     b"/v1/embeddings": {b"POST": _INFERENCE},
-    b"/v1/responses": {b"POST": _INFERENCE},
+    b"/v1/responses": {b"POST": _WITH_WEB_SEARCH},
     b"/v1/images/generations": {b"POST": _INFERENCE},
     b"/v1/images/edits": {b"POST": _FORM},
     b"/v1/audio/transcriptions": {b"POST": _FORM},
-    b"/v1/messages": {b"POST": _INFERENCE},
+    b"/v1/messages": {b"POST": _WITH_WEB_SEARCH},
     b"/v1/messages/count_tokens": {b"POST": _INFERENCE},
     # These query ollama.com with the account of the machine's owner, as `:cloud` models do.
     b"/api/experimental/web_search": {b"POST": _OLLAMA_COM},
@@ -239,7 +242,12 @@ def is_remote_name(model: str) -> bool:
 
 
 def canonical_model(model: str) -> str:
-    """Return one name for all names of a model: in lower case, without defaults, with a tag."""
-    name = model.lower().removeprefix("http://").removeprefix("https://")
+    """Return one name for all names of a model: in lower case, without defaults, with a tag.
+
+    Ollama ignores space around a name and its tag.
+    """
+    base, _, tag = model.lower().rpartition(":")
+    name = f"{base.strip()}:{tag.strip()}".removeprefix(":")
+    name = name.removeprefix("http://").removeprefix("https://")
     name = name.removeprefix("registry.ollama.ai/").removeprefix("library/")
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

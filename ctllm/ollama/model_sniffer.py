@@ -5,7 +5,8 @@ tracks brackets and strings, and reads the keys of the outermost object and the 
 does not check that the rest is valid JSON.
 
 Ollama uses the last value of a repeated key. So the name is settled at the end of the object, or
-after SCAN_LIMIT bytes.
+after SCAN_LIMIT bytes. It reads some bodies twice, once with regard to the case of keys and once
+without (`model`, `Model`): where values differ, no name is certain.
 """
 
 from __future__ import annotations
@@ -28,6 +29,24 @@ _OBJECT_TOKENS = re.compile(rb'"[^"]*"|[",:{}\[\]]')
 _NESTED_TOKENS = re.compile(rb'"[^"]*"|["{}\[\]]')
 
 
+class EscapeMask:
+    """Masks the escapes in JSON that arrives in parts."""
+
+    def __init__(self) -> None:
+        self._ends_in_escape = False  # the last byte is the backslash of an escape
+
+    def apply(self, data: bytes) -> bytes:
+        """Return data of the same length in which every quote begins or ends a string."""
+        if not data:
+            return data
+        if self._ends_in_escape:
+            data = b"_" + data[1:]
+        if b"\\" in data:
+            data = data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+        self._ends_in_escape = data.endswith(b"\\")
+        return data
+
+
 class JsonModelSniffer:
     """Finds the value of the first of `fields` that a JSON object has.
 
@@ -41,10 +60,12 @@ class JsonModelSniffer:
         self._fields = fields
         self._bytes_read = 0
         self._values: dict[str, str] = {}
+        self._first_value = ""
+        self._is_ambiguous = False  # values differ, or one is unreadable
         self._depth = 0
         self._key = ""
         self._is_value = False
-        self._ends_in_escape = False  # the last byte is the backslash of an escape
+        self._mask = EscapeMask()
         self._is_in_string = False
         self._text: bytearray | None = None  # the part of a wanted string that was read
 
@@ -55,7 +76,7 @@ class JsonModelSniffer:
 
     def feed(self, data: bytes) -> None:
         """Scan more of the body."""
-        plain = self._mask_escapes(data)
+        plain = self._mask.apply(data)
         at = 0
         while at < len(data) and not self.is_settled:
             if self._is_in_string:
@@ -72,21 +93,12 @@ class JsonModelSniffer:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the name is final."""
-        return self.is_settled
+        """Whether the name is final, and whoever reads the body finds the same."""
+        return self.is_settled and not self._is_ambiguous
 
     def close(self) -> None:
         """Stop scanning."""
         self.is_settled = True
-
-    def _mask_escapes(self, data: bytes) -> bytes:
-        """Return data of the same length in which every quote begins or ends a string."""
-        if self._ends_in_escape:
-            data = b"_" + data[1:]
-        if b"\\" in data:
-            data = data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-        self._ends_in_escape = data.endswith(b"\\")
-        return data
 
     def _scan_start(self, data: bytes) -> int:
         """Skip to the brace of the object; any other JSON is settled without a name."""
@@ -157,18 +169,24 @@ class JsonModelSniffer:
     def _end_string(self) -> None:
         if self._text is None:
             return
-        text, self._text = _decode_string(self._text), None
+        text, self._text = decode_string(self._text), None
         if not self._is_value:
-            self._key = text.casefold()  # Ollama ignores case, as Go's decoder does
+            self._key = (text or "").casefold()  # Ollama ignores case, as Go's decoder does
         else:
-            self._values[self._key] = text
+            self._add_value(text)
+
+    def _add_value(self, value: str | None) -> None:
+        self._values[self._key] = value or ""
+        self._first_value = self._first_value or value or ""
+        if value is None or value not in ("", self._first_value):
+            self._is_ambiguous = True
 
 
-def _decode_string(raw: bytearray) -> str:
-    """Decode what is between the quotes of a string; "" if it is invalid or too long."""
+def decode_string(raw: bytes | bytearray) -> str | None:
+    """Decode what is between the quotes of a string; None if it is invalid or too long."""
     if len(raw) > MAX_NAME:
-        return ""
+        return None
     try:
         return decode_json(b'"%b"' % bytes(raw), str)
     except ValueError:
-        return ""
+        return None

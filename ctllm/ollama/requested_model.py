@@ -7,7 +7,12 @@ from typing import Protocol
 from urllib.parse import parse_qs
 
 from ctllm.common.memory_budget import BufferBudget
-from ctllm.http.message.content_coding import ZstdDecoder, is_zstd, starts_as_zstd
+from ctllm.http.message.content_coding import (
+    BodyScanner,
+    ZstdDecoder,
+    is_zstd,
+    starts_as_zstd,
+)
 from ctllm.http.message.form_field_scanner import FormFieldScanner, get_boundary
 from ctllm.http.message.head import RequestHead, get_header
 from ctllm.ollama.endpoints import accepts_form, model_fields
@@ -37,14 +42,19 @@ class ModelSniffer(Protocol):
 
 
 def create_model_sniffer(
-    head: RequestHead, budget: BufferBudget, read_whole_body: bool = False
+    head: RequestHead,
+    budget: BufferBudget,
+    read_whole_body: bool = False,
+    fields: tuple[str, ...] = (),
+    scanner: BodyScanner | None = None,
 ) -> ModelSniffer | None:
     """Return a sniffer for the body of a request, or None if its endpoint has no model field.
 
     With `read_whole_body` it has no limit after which the first name is final, and a form has a
-    name only if every parser would find the same.
+    name only if every parser would find the same. `fields` replace the model fields of the
+    endpoint. `scanner` reads the JSON, too.
     """
-    fields = model_fields(head)
+    fields = fields or model_fields(head)
     if not fields:
         return None
     content_type = get_header(head.headers, b"content-type") if accepts_form(head) else None
@@ -52,16 +62,42 @@ def create_model_sniffer(
     if boundary is not None:
         return _FormModelSniffer(head, fields[0], boundary, read_whole_body)
     name = JsonModelSniffer(fields, math.inf) if read_whole_body else JsonModelSniffer(fields)
-    return _ZstdModelSniffer(name, budget) if is_zstd(head) else name
+    sniffer = name if scanner is None else _ScanningModelSniffer(name, scanner)
+    return _ZstdModelSniffer(sniffer, budget) if is_zstd(head) else sniffer
+
+
+class _ScanningModelSniffer:
+    """Searches JSON, which `scanner` reads, too."""
+
+    def __init__(self, sniffer: JsonModelSniffer, scanner: BodyScanner) -> None:
+        self._sniffer = sniffer
+        self._scanner = scanner
+        self.close = sniffer.close
+
+    @property
+    def is_settled(self) -> bool:
+        return self._sniffer.is_settled and self._scanner.is_settled
+
+    @property
+    def is_certain(self) -> bool:
+        return self._sniffer.is_certain
+
+    @property
+    def name(self) -> str | None:
+        return self._sniffer.name
+
+    def feed(self, data: bytes) -> None:
+        self._sniffer.feed(data)
+        self._scanner.feed(data)
 
 
 class _ZstdModelSniffer:
     """Searches zstd-compressed JSON, or JSON that is falsely declared to be compressed."""
 
-    def __init__(self, sniffer: JsonModelSniffer, budget: BufferBudget) -> None:
+    def __init__(self, sniffer: ModelSniffer, budget: BufferBudget) -> None:
         self._json = sniffer
         self._decoder = ZstdDecoder(sniffer, budget)
-        self._reader: ZstdDecoder | JsonModelSniffer | None = None
+        self._reader: ZstdDecoder | ModelSniffer | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -69,7 +105,7 @@ class _ZstdModelSniffer:
 
     @property
     def is_certain(self) -> bool:
-        return self._json.is_settled
+        return self._json.is_certain
 
     @property
     def name(self) -> str | None:

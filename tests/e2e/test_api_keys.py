@@ -228,6 +228,7 @@ async def test_a_restricted_key_is_not_helped_by_hostile_requests(keys: KeyClust
     attacks: list[tuple[str, bytes, dict[str, str]]] = [
         ("/api/generate", b'{"model": "llama3.2", "prompt": "x", "model": "mistral"}', {}),
         ("/api/generate", b'{"model": "llama3.2", "prompt": "x", "MODEL": "mistral"}', {}),
+        ("/api/generate", b'{"model": "mistral", "prompt": "x", "Model": "llama3.2"}', {}),
         ("/api/generate", b'{"model": "llama3.2", "mod\\u0065l": "mistral"}', {}),
         ("//api/generate", b'{"model": "mistral"}', {}),
         ("/api/%67enerate", b'{"model": "mistral"}', {}),

@@ -28,9 +28,11 @@ _FIRST_BYTES = frozenset((0x28, *range(0x50, 0x60)))
 
 
 class BodyScanner(Protocol):
-    """Reads a body as it arrives; `is_settled` is true when more data would change nothing."""
+    """Reads a body as it arrives."""
 
-    is_settled: bool
+    @property
+    def is_settled(self) -> bool:
+        """Whether more data would change nothing."""
 
     def feed(self, data: bytes) -> None:
         """Read the next part of the body."""

@@ -208,6 +208,8 @@ class EndpointTests(TestCase):
             "library/llama3.2",
             "registry.ollama.ai/library/llama3.2:latest",
             "https://registry.ollama.ai/library/llama3.2",
+            " llama3.2\n",
+            "llama3.2 : latest",
         ):
             self.assertEqual(canonical_model(name), "llama3.2:latest", name)
         for name, other in (

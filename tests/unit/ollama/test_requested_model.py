@@ -58,6 +58,14 @@ class ZstdTests(TestCase):
         found = fed(finder(b"/v1/responses", ZSTD), body, *range(len(body)))
         self.assertEqual((found.name, found.is_settled), ("m:1", True))
 
+    def test_an_escape_may_be_cut_where_a_read_decodes_to_nothing(self) -> None:
+        """The quote after the backslash ends no string."""
+        compressor = zstd.ZstdCompressor()
+        first = compressor.compress(b'{"x": "\\', compressor.FLUSH_BLOCK)
+        rest = compressor.compress(b'" ", "model": "m:1"}', compressor.FLUSH_FRAME)
+        found = fed(finder(b"/v1/responses", ZSTD), first + rest, len(first), len(first) + 2)
+        self.assertEqual((found.name, found.is_settled), ("m:1", True))
+
     def test_reads_uncompressed_json(self) -> None:
         body = json.dumps(CHAT).encode()
         self.assertEqual(fed(finder(b"/v1/responses", ZSTD), body, 1, 7).name, "m:1")
