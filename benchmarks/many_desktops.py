@@ -46,9 +46,8 @@ class Desktops:
 
     def __init__(self, folder: Path, ollama_port: str, url: str) -> None:
         self._folder, self._url = folder, url
-        self._settings = Desktop(
-            ollama_host=f"127.0.0.1:{ollama_port}", listen="off", ollama_check_interval_seconds=60
-        )
+        self._settings = Desktop(listen="off", ollama_check_interval_seconds=60)
+        self._ollama_url = f"http://127.0.0.1:{ollama_port}"
         self._desktops: dict[str, DesktopService] = {}
         self._lock = DeferredLock()
         self._printed, self._print_at = -1, 0.0
@@ -64,7 +63,9 @@ class Desktops:
     async def start_command(self, invites: dict[str, str]) -> None:
         """Start the desktops of users; log them in first where there is an invite."""
         for user, invite in invites.items():
-            desktop = DesktopService(reactor, self._settings, Proxy(), self._folder / user, {})
+            desktop = DesktopService(
+                reactor, self._settings, Proxy(), self._folder / user, {}, self._ollama_url
+            )
             if invite:
                 await log_in(desktop.logins, desktop.client_factory(self._url), invite)
             self._desktops[user] = desktop

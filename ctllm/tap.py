@@ -18,7 +18,7 @@ from twisted.logger import ILogObserver, globalLogBeginner
 from twisted.python import usage
 
 from ctllm.auth.jws import encode_base64url
-from ctllm.config import Config
+from ctllm.config import Config, resolve_ollama_url
 from ctllm.errors import CtllmError
 from ctllm.fastpath.epoll_reactor import MonotonicReactor
 from ctllm.lazy_imports import LAZY_MODULES, UNUSED_MODULES, install
@@ -221,7 +221,8 @@ def _make_desktop(reactor: Any, config: Config) -> DesktopService:
     from ctllm.desktop.service import DesktopService
 
     state = Path(config.state_dir)
-    return DesktopService(reactor, config.desktop, config.proxy, state, os.environ)
+    url = resolve_ollama_url(config.desktop.ollama_host, os.environ, config.own_addresses)
+    return DesktopService(reactor, config.desktop, config.proxy, state, os.environ, url)
 
 
 def _add_all(reactor: Any, config: Config, role: MultiService) -> None:

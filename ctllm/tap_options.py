@@ -158,7 +158,7 @@ def _entry(name: str, description: str, columns: int) -> str:
 
 
 def _has_ollama(config: Config, environ: Mapping[str, str]) -> object:
-    return resolve_ollama_url(config.desktop.ollama_host, environ)
+    return resolve_ollama_url(config.desktop.ollama_host, environ, config.own_addresses)
 
 
 def _has_public_url(config: Config, environ: Mapping[str, str]) -> object:

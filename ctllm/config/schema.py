@@ -445,7 +445,7 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         str,
         Meta(
             description="The address of Ollama, in any form that OLLAMA_HOST may have. "
-            "Empty: $OLLAMA_HOST, else 127.0.0.1:11434.",
+            "Empty: $OLLAMA_HOST unless that is ctllm itself, else 127.0.0.1:11434.",
             extra={"check": check_ollama_host},
         ),
     ] = ""
@@ -644,3 +644,8 @@ class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cloud: Annotated[Cloud, Meta(description="The cloud.")] = Cloud()
     desktop: Annotated[Desktop, Meta(description="The desktop.")] = Desktop()
     proxy: Annotated[Proxy, Meta(description="Tunnels and streaming proxies.")] = Proxy()
+
+    @property
+    def own_addresses(self) -> tuple[str, ...]:
+        """The addresses at which apps use ctllm as if it were Ollama."""
+        return self.desktop.listen, self.cloud.listen, self.cloud.public_url

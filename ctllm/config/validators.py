@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from urllib.parse import urlsplit
 
 from ctllm.errors import BadConfiguration
 
@@ -219,18 +220,41 @@ def resolve_public_url(url: str, listen: str) -> str:
     return f"http://{_in_url(host)}:{port}"
 
 
-def resolve_ollama_url(value: str, environ: Mapping[str, str]) -> str:
+def resolve_ollama_url(value: str, environ: Mapping[str, str], own: Sequence[str] = ()) -> str:
     """Return Ollama's URL, without a trailing slash, from `value`, else from `$OLLAMA_HOST`.
 
     Accepts the forms that Ollama accepts: host, host:port, :port, http(s)://host:port/path, quoted
     or not. Replaces the wildcard addresses 0.0.0.0 and :: by loopback addresses.
+
+    `own` are addresses of ctllm itself, host:port or URLs, to which requests for Ollama would come
+    back. Raises BadConfiguration where `value` is one of them. `$OLLAMA_HOST` is one where apps
+    shall use ctllm; then Ollama is at its default address.
     """
     if text := _unquoted(value):
-        return _ollama_url(text)
+        url = _ollama_url(text)
+        if _is_own(url, own):
+            raise BadConfiguration("desktop.ollama_host: is the address of ctllm itself")
+        return url
     try:
-        return _ollama_url(_unquoted(environ.get("OLLAMA_HOST", "")))
+        url = _ollama_url(_unquoted(environ.get("OLLAMA_HOST", "")))
     except BadConfiguration as error:
         raise BadConfiguration(f"$OLLAMA_HOST: {error.message}") from error
+    return _ollama_url("") if _is_own(url, own) else url
+
+
+def _is_own(url: str, own: Sequence[str]) -> bool:
+    """Return whether `url` has host and port of an address in `own`."""
+    return _server_of(url) in [_server_of(address) for address in own if address]
+
+
+def _server_of(address: str) -> tuple[str, int] | None:
+    """Return host and port of host:port or a URL, or None for anything else."""
+    try:
+        parts = urlsplit(_ollama_url(address))
+    except BadConfiguration:
+        return None  # "off", or an endpoint string
+    host = parts.hostname or ""
+    return "localhost" if _LOOPBACK_HOSTS.fullmatch(host) else host, parts.port or 0
 
 
 def _ollama_url(text: str) -> str:

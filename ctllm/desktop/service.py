@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from ctllm.autostart.installation import local_autostart_files
-from ctllm.config import Desktop, Proxy, resolve_ollama_url, to_endpoint_string
+from ctllm.config import Desktop, Proxy, to_endpoint_string
 from ctllm.desktop.api_key_lease import ApiKeyLease
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.broker import Broker
@@ -112,6 +112,7 @@ class DesktopService(MultiService):
         limits: Proxy,
         state: Path,
         environ: Mapping[str, str],
+        ollama_url: str,
     ) -> None:
         super().__init__()
         self._reactor = reactor
@@ -128,9 +129,8 @@ class DesktopService(MultiService):
         self.logins = open_login_store(state, reactor, stores=stores)
         self._login_maintenance = LoginMaintenance(self.logins, reactor)
         self.file = self.logins.file
-        url = resolve_ollama_url(settings.ollama_host, environ)
         self.ollama = OllamaMonitor(
-            OllamaServer(url, "up", reactor, settings.remote_models == "refuse"),
+            OllamaServer(ollama_url, "up", reactor, settings.remote_models == "refuse"),
             reactor,
             settings.ollama_check_interval_seconds,
             self._is_watched,

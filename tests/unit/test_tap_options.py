@@ -190,6 +190,12 @@ class RefusalTests(_Case):
         self.assert_refused(sentence=port, OLLAMA_HOST="a:66000")
         parsed("cloud", OLLAMA_HOST="a:66000")
 
+    def test_ollama_is_not_at_an_address_of_ctllm(self) -> None:
+        own = "desktop.ollama_host: is the address of ctllm itself"
+        for address in ("127.0.0.1:11435", "localhost:8434"):
+            self.assert_refused("desktop", f"--ollama-host={address}", sentence=own)
+            parsed("desktop", OLLAMA_HOST=address)
+
 
 class HelpTests(SynchronousTestCase):
     def print_help(self, *arguments: str) -> str:

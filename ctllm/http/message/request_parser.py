@@ -12,6 +12,8 @@ from ctllm.http.message.head import Headers, RequestHead, without_headers
 #: Some servers accept it as a line break (RFC 9112, section 2.2).
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _LISTED_LENGTH = re.compile(rb"\r\ncontent-length:[^\r\n]*,", re.IGNORECASE)
+#: No later stage sends on a body of such a length.
+_LONG_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*[0-9]{19}", re.IGNORECASE)
 #: No client sends nearly as many, and each costs more time than a kilobyte of anything else.
 MAX_HEADERS = 250
 #: How many parts of an unwanted body are read so that its connection can be used again.
@@ -168,6 +170,8 @@ def _check_content_length(raw: bytes) -> None:
         raise BadRequest("The request has two Content-Length headers.")
     if _LISTED_LENGTH.search(raw):  # such as "5, 5"
         raise BadRequest("The Content-Length of the request is a list.")
+    if _LONG_LENGTH.search(raw):
+        raise BadRequest("The Content-Length of the request has more than 18 digits.")
 
 
 def _origin_form(method: bytes, target: bytes, headers: Headers) -> RequestHead:

@@ -137,6 +137,24 @@ class OllamaUrlTests(SynchronousTestCase):
     def test_the_configured_value_takes_precedence_over_ollama_host(self) -> None:
         self.assertEqual(resolve_ollama_url("a", {"OLLAMA_HOST": "b"}), "http://a:11434")
 
+    def test_ollama_is_not_at_an_address_of_ctllm_itself(self) -> None:
+        """Apps use ctllm by OLLAMA_HOST, and each request would come back without end."""
+        own = ("0.0.0.0:11435", "unix:/run/ctllm.sock", "", "https://ctllm.example.org")
+        default = "http://127.0.0.1:11434"
+        for value in (
+            ":11435",
+            "localhost:11435",
+            "http://127.0.0.1:11435/",
+            "[::1]:11435",
+            "https://ctllm.example.org",
+        ):
+            self.assertEqual(resolve_ollama_url("", {"OLLAMA_HOST": value}, own), default, value)
+            self.assertRaises(BadConfiguration, resolve_ollama_url, value, {}, own)
+        for value in ("192.168.1.5:11435", "http://ctllm.example.org", "", "off"):
+            url = resolve_ollama_url(value, {})
+            self.assertEqual(resolve_ollama_url("", {"OLLAMA_HOST": value}, own), url, value)
+            self.assertEqual(resolve_ollama_url(value, {}, (*own, "off:1")), url, value)
+
     def test_refuses_what_is_no_address_and_names_the_environment_variable(self) -> None:
         for value in (
             "a:66000",

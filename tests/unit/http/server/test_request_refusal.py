@@ -24,6 +24,7 @@ class RefusalTests(ServerCase):
             b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
             b"Transfer-Encoding: gzip, chunked\r\n",
             b"Content-Length: -1\r\n",
+            b"Content-Length: 9999999999999999999\r\n",
             b"A: b\n",
             b"A: b\r\n folded\r\n",
             b"A : b\r\n",
