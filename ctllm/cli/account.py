@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctllm.cli.keys import open_credentials
-from ctllm.cli.output import print_error, print_text
+from ctllm.cli.output import is_terminal, print_error, print_text
 from ctllm.cli.parser import Parser
 from ctllm.cli.reactor_runner import Reactor, run_in_reactor
 from ctllm.client_snippets import (
@@ -314,10 +314,10 @@ def _read_link(given: str) -> str:
     The link is a secret, so the terminal does not echo it. Raises BadRequest without a link.
     """
     if given == "-":
-        return sys.stdin.readline(MAX_LINK)
+        return "" if sys.stdin is None else sys.stdin.readline(MAX_LINK)
     if given:
         return given
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         raise BadRequest("There is no terminal to ask for the link. Pipe it to: ctllm login -")
     try:
         return getpass("Address of the cloud, or the invite link (it is not shown): ")

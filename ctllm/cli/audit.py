@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctllm.cli.output import is_stdout_closed, print_error, print_json, print_text
+from ctllm.cli.output import is_stdout_closed, is_terminal, print_error, print_json, print_text
 from ctllm.cli.parser import Parser
 from ctllm.cli.users import open_cloud_state
 from ctllm.common.sanitize import sanitize_line
@@ -100,7 +100,7 @@ def format_entry(entry: AuditEntry, names: Mapping[str, str]) -> str:
 
 
 def _format_line(cells: tuple[str, ...]) -> str:
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         return "\t".join(cells)
     *columns, last = cells
     padded = (text.ljust(width) for text, width in zip(columns, _WIDTHS, strict=True))

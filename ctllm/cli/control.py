@@ -11,8 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from ctllm.cli.output import is_stdout_closed, print_error, print_json, print_text, write_styled
-from ctllm.cli.parser import Parser
+from ctllm.cli.output import (
+    is_stdout_closed,
+    is_terminal,
+    print_error,
+    print_json,
+    print_text,
+    write_styled,
+)
+from ctllm.cli.parser import Parser, parse_count, parse_seconds
 from ctllm.cli.status_view import Style, format_status
 from ctllm.common.json_decoder import decode_json
 from ctllm.config import Config
@@ -84,7 +91,7 @@ def add_commands(parser: Parser) -> None:
         heading=_HEADING,
     )
     quit_parser.add_argument(
-        "--seconds", type=float, default=10.0,
+        "--seconds", type=parse_seconds, default=10.0,
         help="wait at most so many seconds for active responses (default: 10)",
     )  # fmt: skip
     _add_json(quit_parser)
@@ -100,7 +107,7 @@ def add_commands(parser: Parser) -> None:
         "-f", "--follow", action="store_true", help="show new lines, too, until Ctrl-C"
     )
     logs_parser.add_argument(
-        "-n", "--lines", type=int, default=100, help="number of lines (default: 100)"
+        "-n", "--lines", type=parse_count, default=100, help="number of lines (default: 100)"
     )
     _add_json(logs_parser)
 
@@ -151,7 +158,7 @@ def _watch(daemon: IpcClient, arguments: Namespace) -> None:
     for event in daemon.events():
         if event.event == "status":
             if not arguments.json:
-                write_styled("\x1b[2J\x1b[H\n" if sys.stdout.isatty() else "\n")
+                write_styled("\x1b[2J\x1b[H\n" if is_terminal(sys.stdout) else "\n")
             _print_status(decode_json(event.data, Status), arguments)
         elif event.event == "quitting":
             print_error("the desktop stopped")

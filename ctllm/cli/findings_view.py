@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from ctllm.cli.output import print_json, write_styled
+from ctllm.cli.output import is_terminal, print_json, write_styled
 from ctllm.cli.status_view import Style
 from ctllm.common.sanitize import sanitize_line
 from ctllm.server.checks.findings import Finding, State, worst_state
@@ -41,9 +41,9 @@ def format_fields(finding: Finding) -> str:
 def print_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Print each finding as it comes, and return all."""
     style, printed = Style(sys.stdout), []
-    is_terminal = sys.stdout.isatty()
+    is_styled = is_terminal(sys.stdout)
     for finding in findings:
-        text = format_finding(finding, style) if is_terminal else format_fields(finding)
+        text = format_finding(finding, style) if is_styled else format_fields(finding)
         write_styled(f"{text}\n")
         printed.append(finding)
     return printed

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import msgspec
 
@@ -54,6 +55,11 @@ def print_error(text: str) -> None:
     """Print lines to standard error."""
     if sys.stderr is not None:
         print(f"ctllm: {sanitize_text(text)}", file=sys.stderr, flush=True)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether `stream` is a terminal. None was closed before the process started."""
+    return stream is not None and stream.isatty()
 
 
 def is_stdout_closed() -> bool:

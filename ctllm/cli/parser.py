@@ -20,6 +20,20 @@ _INVALID_CHOICE = re.compile(r"argument COMMAND: invalid choice: '?(.*?)'? \(cho
 _MAX_COLUMNS = 100
 
 
+def parse_count(text: str) -> int:
+    """Return the whole number in an argument, which is 0 or more."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 999999999")
+    return int(text)
+
+
+def parse_seconds(text: str) -> float:
+    """Return the number of seconds in an argument, which is 0 or more."""
+    if not re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]*)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 999999999")
+    return float(text)
+
+
 class UsageError(Exception):
     """A command line that is wrong. Its text is a sentence for the user."""
 

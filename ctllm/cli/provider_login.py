@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from twisted.internet.defer import Deferred
 
-from ctllm.cli.output import print_error, print_text, write_styled
+from ctllm.cli.output import is_terminal, print_error, print_text, write_styled
 from ctllm.cli.qr_code import format_qr_code
 from ctllm.cli.status_view import Style
 from ctllm.errors import BadRequest, CtllmError
@@ -69,7 +69,7 @@ class TerminalPrompt:
 
     def _qr_code(self, link: str) -> str:
         """Return the QR code, where the output is a terminal that it fits in."""
-        if not self._out.isatty() or not self._style.has_marks:
+        if not is_terminal(self._out) or not self._style.has_marks:
             return ""
         columns, lines = shutil.get_terminal_size()
         return format_qr_code(link, columns, lines - _TEXT_LINES, self._style.has_colour)
@@ -97,7 +97,7 @@ def choose_provider(providers: tuple[Provider, ...], name: str, stdin: TextIO) -
     """
     from ctllm.desktop.oauth.provider import choose_provider
 
-    if name or len(providers) == 1 or not stdin.isatty():
+    if name or len(providers) == 1 or not is_terminal(stdin):
         return choose_provider(providers, name)
     print_text("This cloud has several providers:")
     for number, provider in enumerate(providers, 1):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ctllm.cli.output import print_text, write_styled
-from ctllm.cli.parser import Parser
+from ctllm.cli.output import is_terminal, print_text, write_styled
+from ctllm.cli.parser import Parser, parse_count
 from ctllm.cli.reactor_runner import Reactor, run_in_reactor
 from ctllm.cli.users import open_cloud_state
 from ctllm.common.sanitize import sanitize_line
@@ -71,7 +71,7 @@ def add_commands(parser: Parser) -> None:
         examples=("ctllm proxies drain --seconds 60",),
     )
     drain.add_argument(
-        "--seconds", type=int, default=300,
+        "--seconds", type=parse_count, default=300,
         help="stop busy proxies, too, after so many seconds (default: 300)",
     )  # fmt: skip
     proxies.add_command(
@@ -294,7 +294,7 @@ class _Progress:
     """Shows progress: one line that is overwritten on a terminal, else a line for each change."""
 
     def __init__(self) -> None:
-        self._is_terminal = sys.stdout.isatty()
+        self._is_terminal = is_terminal(sys.stdout)
         self._last_message = ""
 
     def update(self, message: str) -> None:

@@ -9,7 +9,7 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import BinaryIO
 
-from ctllm.cli.output import print_error, print_text
+from ctllm.cli.output import is_terminal, print_error, print_text
 from ctllm.cli.parser import Parser
 from ctllm.cli.users import open_cloud_state
 from ctllm.config import Config, find_file
@@ -266,7 +266,7 @@ def _existing(folder: Path | None) -> Path | None:
 
 
 def _binary_stdout() -> BinaryIO:
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         raise BadRequest("a backup is not for a terminal; name a file instead of -")
     return sys.stdout.buffer
 

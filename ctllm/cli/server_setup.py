@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ctllm import __version__
 from ctllm.cli.findings_view import print_findings, print_findings_json, summarise
-from ctllm.cli.output import print_text
+from ctllm.cli.output import is_terminal, print_text
 from ctllm.config import Config
 from ctllm.errors import CtllmError
 from ctllm.server.checks.findings import Finding, exit_code
@@ -96,10 +96,10 @@ def check_server(config: Config, arguments: Namespace) -> None:
     if arguments.json:
         found = print_findings_json(findings, url=name, version=__version__)
     else:
-        if sys.stdout.isatty():
+        if is_terminal(sys.stdout):
             print_text(name)
         found = print_findings(findings)
-        if sys.stdout.isatty():
+        if is_terminal(sys.stdout):
             print_text(f"\n{summarise(found)}")
     raise SystemExit(exit_code(found, arguments.strict))
 

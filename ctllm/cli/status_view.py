@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TextIO
 
+from ctllm.cli.output import is_terminal
 from ctllm.common.sanitize import sanitize_line
 from ctllm.ipc.messages import ConnectionState, DesktopStatus, OllamaStatus, Status
 from ctllm.ollama.endpoints import is_remote_name
@@ -32,9 +33,9 @@ _COLUMN = 12
 class Style:
     """Colours and marks, as far as the output supports them (https://no-color.org)."""
 
-    def __init__(self, out: TextIO, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, out: TextIO | None, environ: Mapping[str, str] = os.environ) -> None:
         quiet = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
-        self.has_colour = out.isatty() and not quiet
+        self.has_colour = is_terminal(out) and not quiet
         encoding = (getattr(out, "encoding", None) or "ascii").lower()
         self.has_marks = encoding.replace("-", "").startswith("utf")
 

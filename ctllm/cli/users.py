@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctllm.cli.output import print_error, print_json, print_text
+from ctllm.cli.output import is_terminal, print_error, print_json, print_text
 from ctllm.cli.parser import Parser
 from ctllm.common.sanitize import sanitize_line
 from ctllm.config import Config
@@ -240,7 +240,7 @@ def list_users(config: Config, arguments: Namespace) -> None:
     elif not accounts:
         print_error("Nobody has signed in yet. Create an invite with: ctllm invite NAME")
     else:
-        print_text(_format_users(accounts, providers, sys.stdout.isatty()))
+        print_text(_format_users(accounts, providers, is_terminal(sys.stdout)))
 
 
 def _provider_names(config: Config) -> dict[str, str]:

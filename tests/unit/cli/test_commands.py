@@ -102,6 +102,14 @@ class CommandTests(SynchronousTestCase):
             self.refused(*words)
         self.assertIn("NAME", self.refused("keys", "add"))
 
+    def test_numbers_of_lines_and_seconds_are_not_negative(self) -> None:
+        for arguments in (
+            ("logs", "-n", "-3"),
+            ("quit", "--seconds=-1"),
+            ("quit", "--seconds=nan"),
+        ):
+            self.assertIn("is not a", self.refused(*arguments))
+
     def test_refuses_the_renamed_option_with_the_new_name(self) -> None:
         for words in (["--state", "x", "keys"], ["keys", "--state=x"], ["keys", "ls", "--state=x"]):
             self.assertIn("--state is now --state-dir", self.refused(*words))

@@ -64,6 +64,7 @@ class OutletTests(SynchronousTestCase):
             for node in ast.walk(ast.parse(path.read_text()))
             if (isinstance(node, ast.Name) and node.id == "print")
             or ast.unparse(node) in ("sys.stderr", "sys.stdout.write")
+            or (ast.unparse(node).endswith(".isatty") and ast.unparse(node) != "os.isatty")
         ]
         self.assertEqual(wrong, [])
 
@@ -82,6 +83,19 @@ class OutletTests(SynchronousTestCase):
             running.stdout.close()
             self.assertEqual(running.stderr.read(), b"")
             self.assertEqual(running.wait(30), 4)
+
+    def test_streams_that_were_closed_before_the_start_are_no_terminals(self) -> None:
+        """As in some cron jobs and services: Python has None for them."""
+        program = (
+            "from ctllm.cli.account import _read_link\nfrom ctllm.cli.status_view import Style\n"
+            "import sys\nfrom ctllm.errors import BadRequest\n"
+            "assert not Style(sys.stdout).has_colour\nassert _read_link('-') == ''\n"
+            "try: _read_link('')\n"
+            "except BadRequest: sys.exit(4)\n"
+        )
+        words = ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, program]
+        done = subprocess.run(words, stderr=subprocess.PIPE, timeout=30)
+        self.assertEqual((done.returncode, done.stderr), (4, b""))
 
     def test_help_into_a_closed_stdout_is_no_error(self) -> None:
         program = (
