@@ -69,7 +69,7 @@ def is_model_name(text: str) -> bool:
 
 
 class OllamaServer:
-    """A server with Ollama's API at `url`. An `Upstream`.
+    """A server with Ollama's API at `url`, whose path precedes those of the API. An `Upstream`.
 
     `kind` is the state that its status has while it responds: up or demo. With `refuse_remote`,
     requests for models that Ollama would forward to ollama.com are refused.
@@ -91,6 +91,7 @@ class OllamaServer:
         self._clock = reactor
         parts = urlsplit(url)
         self._host = parts.netloc.encode()
+        self._base_path = parts.path.rstrip("/").encode()
         port = parts.port or (443 if parts.scheme == "https" else 80)
         host = (parts.hostname or "127.0.0.1").replace(":", r"\:")
         scheme = "tls" if parts.scheme == "https" else "tcp"
@@ -104,7 +105,11 @@ class OllamaServer:
         return self._start_request(head, sink)
 
     def _start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        return self._pool.start_request(request_to_ollama(head, self._host), sink)
+        filtered = request_to_ollama(head, self._host)
+        target = self._base_path + filtered.target
+        return self._pool.start_request(
+            RequestHead(filtered.method, target, filtered.headers), sink
+        )
 
     def _is_listed(self, name: str) -> bool:
         is_refused = self._refuses_remote and self.remote_models.is_remote(name)
@@ -133,7 +138,8 @@ class OllamaServer:
         return tuple(model.name for model in found.models or () if is_model_name(model.name))
 
     async def _get(self, path: bytes, timeout: float = HEALTH_TIMEOUT) -> bytes:
-        status, body = await get(self._pool, path, self._clock, timeout, MAX_RESPONSE)
+        target = self._base_path + path
+        status, body = await get(self._pool, target, self._clock, timeout, MAX_RESPONSE)
         if status != 200:
             raise OllamaDown(f"{path.decode()} responded with status {status}")
         return body

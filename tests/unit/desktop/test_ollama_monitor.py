@@ -304,6 +304,23 @@ class RequestTests(OllamaMonitorCase):
         self.assertEqual(head.headers, ((b"Host", b"127.0.0.1:11434"),))
         self.monitor.server.close()
 
+    def test_the_path_of_the_url_precedes_those_of_requests(self) -> None:
+        """As for Ollama's clients, whose OLLAMA_HOST may lead to a reverse proxy."""
+        self.real.up()
+        for path in (b"version", b"tags"):
+            self.real.responses[b"/proxied/ollama/api/" + path] = self.real.responses[
+                b"/api/" + path
+            ]
+        server = self.server("http://o.example:80/proxied/ollama", "up")
+        status = Deferred.fromCoroutine(server.fetch_status())
+        self.settle()
+        self.assertEqual(self.successResultOf(status).ollama, "up")
+        heard = FakeResponseSink()
+        server.start_request(RequestHead(b"GET", b"/api/ps?x"), heard).finish()
+        self.settle()
+        self.assertEqual(self.real.requests[-1].target, b"/proxied/ollama/api/ps?x")
+        server.close()
+
     def test_error_names_the_server_and_when_to_retry(self) -> None:
         heard = FakeResponseSink()
         self.monitor.start_request(RequestHead(b"GET", b"/"), heard).finish()
