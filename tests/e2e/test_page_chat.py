@@ -16,7 +16,7 @@ from pytest_twisted import ensureDeferred
 
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.page_checks import LAYOUTS, check_screen, log_in
+from tests.e2e.page_checks import LAYOUTS, check_schemes, check_screen, log_in
 from tests.fake_ollama import Record, Script
 from tests.ports import free_port
 
@@ -242,6 +242,40 @@ async def test_conversations_stream_beside_each_other(shared: Cluster, tab: Tab)
         await tab.sees(f"{RESPONSE} .end", "Complete.")
         other = "beta" if name == "alpha" else "alpha"
         assert other not in await response_text(tab)
+
+
+@ensureDeferred
+async def test_the_end_of_an_answer_that_is_not_shown_is_told(
+    shared: Cluster, chromium: Chromium
+) -> None:
+    """In a polite region. Its conversation is marked in the list, and at the menu of a phone."""
+    tab = await chromium.tab(viewport={"width": 320, "height": 640})
+    await log_in_until_ready(tab, shared)
+    for name, end in (("alpha", "is complete"), ("beta", "ended before it was complete")):
+        script = Script(
+            lines=(f"{name}1 ", f"{name}2 "),
+            pause_after=(1, 5.0),
+            error_in_stream=(2, "out of memory") if name == "beta" else None,
+        )
+        shared.ollama.script("/api/chat", script, times=1)
+        await send_message(tab, f"question {name}")
+        await tab.sees(RESPONSE, f"{name}1")
+        await tab.click("New chat")
+        await tab.sees(".toasts[role=status]", f"The answer in “question {name}” {end}.")
+    await check_schemes(tab, "chat-answered-elsewhere")
+    await tab.click("Menu (new answers)")
+    await tab.expect(".unread", lambda it: it.to_have_count(2))
+    await check_schemes(tab, "conversations-unread")
+    await tab.use(".conversations >> text=question alpha", lambda item: item.click())
+    await tab.sees(RESPONSE, "alpha2")
+    await tab.do(lambda page: page.reload())
+    await tab.click("Menu (new answers)")
+    await tab.expect("a:has(.unread) .title", lambda it: it.to_have_text("question beta"))
+    await tab.use(".conversations >> text=question beta", lambda item: item.click())
+    await tab.sees(RESPONSE, "beta1")
+    await tab.click("Menu")
+    await tab.misses(".unread")
+    await tab.close()
 
 
 @ensureDeferred
@@ -517,3 +551,33 @@ async def test_the_chat_fits_the_width_of_the_window(
     await tab.sees("#chat-settings", "System prompt")
     await check_screen(tab, "chat-settings")
     await tab.close()
+
+
+#: Keeps which elements the browser first skipped, and then laid out after all.
+WATCH_SKIPPED = """() => {
+    window.laidOutLate = [];
+    document.addEventListener('contentvisibilityautostatechange', ({target, skipped}) => {
+        if (!skipped) laidOutLate.push(target.className);
+    }, true);
+}"""
+
+
+@ensureDeferred
+async def test_what_arrives_is_laid_out_once(shared: Cluster, tab: Tab) -> None:
+    """No part of an answer gets its place first, and its content with a second layout."""
+    await log_in_until_ready(tab, shared)
+    for number in range(3):
+        await send_message(tab, f"question {number}")
+        await tab.sees(RESPONSE, f"You said: question {number}")
+        await tab.sees(f"{RESPONSE} .end", "Complete.")
+    code = "".join(f"    line({number})\n" for number in range(150))
+    text = "".join(f"Part {number}: {'many words ' * 50}\n\n" for number in range(40))
+    answer = f"{text}\n```\n{code}```\n\n{text}"
+    pieces = tuple(answer[start : start + 60] for start in range(0, len(answer), 60))
+    shared.ollama.script("/api/chat", Script(lines=pieces, line_interval=0.005), times=1)
+    await tab.find(WATCH_SKIPPED)
+    await send_message(tab, "A long answer")
+    await tab.expect(".response .end.complete", lambda it: it.to_have_count(4))
+    assert await tab.find("document.querySelectorAll('.section').length") > 10
+    assert await tab.find("document.querySelectorAll('.response:last-child .lines').length") > 3
+    assert await tab.find("laidOutLate") == []

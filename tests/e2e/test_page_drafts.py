@@ -157,6 +157,40 @@ async def test_a_file_that_is_read_while_another_view_is_shown_is_attached(
     await tab.expect(ATTACHED, lambda it: it.to_have_text(["slow.txt"]))
 
 
+@ensureDeferred
+async def test_what_was_begun_in_a_deleted_conversation_is_gone_with_it(
+    shared: Cluster, tab: Tab
+) -> None:
+    """As long as the deletion can be undone, it is there."""
+    await log_in_until_ready(tab, shared)
+    await send_message(tab, "first")
+    await tab.sees(f"{RESPONSE} .end", "Complete.")
+    first = await tab.find("location.hash")
+    await attach(tab, "notes.txt", b"marked-notes")
+    await tab.expect(ATTACHED, lambda it: it.to_have_count(1))
+    await use_action(tab, ".question", "Edit the message")
+    await tab.use(".edit-message", lambda box: box.fill("marked-edit"))
+    await tab.use("#message", lambda box: box.fill("marked-text"))
+    await tab.click("New chat")
+    await tab.use("#message", lambda box: box.fill("of a new one"))
+    drafts = "Object.keys(sessionStorage).filter(key => key.includes('.draft.')).length"
+    assert await tab.find(drafts) == 4
+    await tab.use(".conversation a", lambda link: link.press("Delete"))
+    await tab.misses(".conversation")
+    await tab.click("Undo")
+    await tab.find(f"void (location.hash = '{first}')")
+    await tab.expect("#message", lambda it: it.to_have_value("marked-text"))
+    await tab.expect(ATTACHED, lambda it: it.to_have_count(1))
+    await tab.expect(".edit-message", lambda it: it.to_have_value("marked-edit"))
+    await tab.use(".conversation a", lambda link: link.press("Delete"))
+    await tab.misses(".conversation")
+    is_gone = "() => !JSON.stringify({...sessionStorage}).includes('marked')"
+    await tab.do(lambda page: page.wait_for_function(is_gone, timeout=30_000))
+    await tab.expect("#message", lambda it: it.to_have_value("of a new one"))
+    assert await tab.find(drafts) == 1
+    await tab.use("#message", lambda box: box.fill(""))
+
+
 # -- without a model
 
 

@@ -10,7 +10,7 @@ from pytest_twisted import ensureDeferred
 
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.page_checks import check_screen, log_in
+from tests.e2e.page_checks import check_schemes, check_screen, log_in
 from tests.fake_ollama import Record, Script
 
 RESPONSE = ".response:last-child"
@@ -130,11 +130,14 @@ async def test_a_device_without_room_says_so_and_stores_later(
     await limit_storage(tab, shared.url, quotaSize=1)
     await send(tab, "Without room")
     await tab.sees(f"{RESPONSE} .end", "Complete.")
+    await tab.sees("#storage-warning", "This device has no room left.")
+    await check_schemes(tab, "storage-full-chat")
     await tab.use("#open-drawer", lambda button: button.click())
     await tab.sees("#storage-problem", "This device has no room left.")
     await check_screen(tab, "storage-full")
     await limit_storage(tab, shared.url)
     await tab.misses("#storage-problem")
+    await tab.misses("#storage-warning")
     await tab.do(lambda page: page.reload())
     await tab.sees(RESPONSE, "You said: Without room")
     assert tab.complaints and all("QuotaExceededError" in each for each in tab.complaints)

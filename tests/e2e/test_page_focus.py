@@ -6,7 +6,7 @@ from pytest_twisted import ensureDeferred
 
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.cluster import Cluster
-from tests.e2e.page_checks import log_in
+from tests.e2e.page_checks import log_in, resize
 from tests.fake_ollama import Script
 
 #: Waits until the page rests; returns what has the focus, as a screen reader names it.
@@ -119,3 +119,37 @@ async def test_the_focus_is_never_lost(shared: Cluster, chromium: Chromium) -> N
 async def is_in_list(tab: Tab) -> bool:
     """Return whether a conversation, or the list of them, has the focus."""
     return bool(await tab.find("document.activeElement.closest('.conversations') !== null"))
+
+
+#: Returns what can have the focus in messages, and whose outline is cut at an edge.
+FIND_CUT = """() => {
+    const room = 4;
+    const focusable = '.message :is(button, a, summary, [tabindex])';
+    return [...document.querySelectorAll(focusable)].filter(it => {
+        const inner = it.getBoundingClientRect();
+        const outer = it.parentElement.closest('.section, .message').getBoundingClientRect();
+        return inner.left - room < outer.left || inner.right + room > outer.right
+            || inner.top - room < outer.top || inner.bottom + room > outer.bottom;
+    }).map(it => it.outerHTML);
+}"""
+#: Everything in it can have the focus.
+MARKDOWN = "| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nx\n```\n\n[link](https://example.com/)\n"
+
+
+@ensureDeferred
+async def test_the_outline_of_what_has_the_focus_is_not_cut(
+    shared: Cluster, chromium: Chromium
+) -> None:
+    """Messages paint nothing outside themselves."""
+    shared.ollama.reset()
+    shared.ollama.script("/api/chat", Script(lines=(MARKDOWN,)))
+    tab = await chromium.tab(viewport={"width": 320, "height": 640})
+    await log_in(tab, shared)
+    for text in ("first", "second"):
+        await say(tab, text)
+    await tab.expect(f"{RESPONSE} .table", lambda it: it.to_be_visible())
+    for width in (320, 1280):
+        await resize(tab, width, 640)
+        assert await tab.find(FIND_CUT) == []
+    shared.ollama.reset()
+    await tab.close()

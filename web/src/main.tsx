@@ -6,6 +6,7 @@ import {watchAnswers} from './chat/chat-store';
 import './models/pull-store'; // says at once that a pull ended with the page before
 import {beginSession} from './session/session';
 import {watchConversations} from './storage/conversations';
+import {watchUnread} from './storage/unread';
 import {synchronisation} from './storage/synchronisation';
 import './styles/tokens.css';
 import './styles/base.css';
@@ -15,6 +16,7 @@ if (!root) throw new Error('The document has no element for the page.');
 beginSession();
 await applyPreferences();
 watchConversations();
+watchUnread();
 watchAnswers();
 synchronisation.watch();
 render(<App />, root);

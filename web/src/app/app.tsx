@@ -8,7 +8,9 @@ import {MachineDialog} from '../session/machine-dialog';
 import {user} from '../session/session';
 import {PathLine} from '../status/path-line';
 import {watchStatus} from '../status/status-store';
+import {conversations} from '../storage/conversations';
 import {showsSyncDialog} from '../storage/sync-status';
+import {unread} from '../storage/unread';
 import {IconButton} from '../ui/button';
 import {Confirmation} from '../ui/confirmation';
 import {Lazy} from '../ui/lazy';
@@ -30,9 +32,10 @@ const loadShortcuts = (): Promise<{readonly default: ComponentType}> => import('
 
 /** On narrow screens, where the sidebar is a drawer. */
 function TopBar(): VNode {
+  const hasUnread = conversations.summaries.value.some(({id}) => unread.value.has(id));
   return (
     <header class="top-bar">
-      <IconButton id="open-drawer" icon="menu" label={t('app.menu')} onClick={openDrawer} />
+      <IconButton id="open-drawer" class={hasUnread ? 'has-unread' : ''} icon="menu" label={t(hasUnread ? 'app.menuUnread' : 'app.menu')} onClick={openDrawer} />
       <PathLine />
       {user.value && <IconButton icon="add" label={t('app.newChat')} onClick={() => navigate('chat')} />}
     </header>

@@ -20,6 +20,9 @@ export interface Sentences {
   readonly interrupted: string;
 }
 
+/** Is told of each answer that this page has read to its end, when that is stored. */
+export type EndListener = (conversation: Id, end: End) => void;
+
 interface Running {
   readonly answer: Answer;
   readonly client: GenerationClient;
@@ -38,12 +41,14 @@ export class Answers {
   readonly #conversations: Conversations;
   readonly #surroundings: Surroundings;
   readonly #sentences: () => Sentences;
+  readonly #onEnd: EndListener;
   readonly #claimed = new Set<Id>();
 
-  constructor(conversations: Conversations, surroundings: Surroundings, sentences: () => Sentences) {
+  constructor(conversations: Conversations, surroundings: Surroundings, sentences: () => Sentences, onEnd: EndListener) {
     this.#conversations = conversations;
     this.#surroundings = surroundings;
     this.#sentences = sentences;
+    this.#onEnd = onEnd;
   }
 
   /** Returns the answer that a message is being given; undefined if none is. */
@@ -134,7 +139,9 @@ export class Answers {
     try {
       await nextTask(); // that it waits is shown before it asks
       const end = await client.run();
-      if (end) await this.#finish(conversation, id, answer, end);
+      if (!end) return;
+      await this.#finish(conversation, id, answer, end);
+      this.#onEnd(conversation, end);
     } finally {
       clearInterval(timer);
       release();

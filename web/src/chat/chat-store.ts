@@ -9,9 +9,12 @@ import {bestDesktop, desktops} from '../status/status-store';
 import {newId, type Attachment, type Conversation, type Id, type ModelOptions} from '../storage/conversation';
 import {conversations} from '../storage/conversations';
 import {addMessage, continueMessage, editMessage, messageOf, setValue, showMessage} from '../storage/tree';
+import {markUnread} from '../storage/unread';
 import {nextTask} from '../ui/tasks';
+import {showToast} from '../ui/toast';
 import {Answers} from './answers';
 import {browserSurroundings} from './generation-client';
+import type {End} from './generation-state';
 import {listOptions, resolveChoice, type Choice} from './model-options';
 
 /** What a conversation is told before the first message. */
@@ -26,7 +29,7 @@ export const NO_INSTRUCTIONS: Instructions = {system: '', options: {}, think: nu
 export const answers = new Answers(conversations, browserSurroundings(authorizedRequest), () => ({
   gone: t('chat.gone'),
   interrupted: t('chat.interrupted'),
-}));
+}), tellEnd);
 
 /** The conversation that is shown: undefined while it is loaded, null if there is none yet, or it was deleted. */
 export const shown = computed<Conversation | null | undefined>(() => {
@@ -67,6 +70,17 @@ export const currentAnswer = computed(() => {
   const message = conversation && leaf ? messageOf(conversation, leaf) : undefined;
   return message?.state === 'streaming' ? message : null;
 });
+
+/** Tells of an answer that ended while something else is shown, unless the person stopped it; its conversation is marked. */
+function tellEnd(id: Id, end: End): void {
+  const {view, id: shownId} = route.peek();
+  const summary = conversations.summaries.peek().find(each => each.id === id);
+  if (end === 'stopped' || !summary || (view === 'chat' && shownId === id)) return;
+  markUnread(id);
+  const title = summary.title || t('storage.untitled');
+  if (end === 'complete') showToast(t('chat.completeElsewhere', {title}));
+  else showToast(t('chat.incompleteElsewhere', {title}), 'error');
+}
 
 export function chooseModel(choice: Choice): void {
   writeValue('browser', 'model', JSON.stringify(choice));

@@ -3,10 +3,12 @@ import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
 import {useEffect, useLayoutEffect, useRef} from 'preact/hooks';
 import {route} from '../app/router';
+import {isNarrow} from '../app/viewport';
 import {t} from '../i18n/i18n';
 import {isSendKey} from '../settings/preferences';
 import {userId} from '../session/session';
 import type {Attachment} from '../storage/conversation';
+import {StorageWarning} from '../storage/storage-problem';
 import {IconButton} from '../ui/button';
 import {Icon} from '../ui/icon';
 import {showToast} from '../ui/toast';
@@ -98,6 +100,7 @@ export function Composer({conversation, onSend}: ComposerProperties): VNode {
       <DropZone onFiles={list => void attach(list)} />
       <Attached attachments={attachments} onRemove={remove} />
       <Notice attachments={attachments} />
+      {isNarrow.value && <StorageWarning />}
       <SendNotice held={sending.held} />
       <div class="composer-box">
         <textarea

@@ -75,10 +75,39 @@ it('forgets all of a person who wants nothing to be left, and nothing of another
   other.writeDraft('', 'Of Bob');
   const {attachmentDraft, forgetDrafts, readDraft, readEdit, setAttachments, writeDraft, writeEdit} = await reload();
   writeDraft('a', 'Text');
-  writeEdit('b', 'Better');
+  writeEdit('a', 'b', 'Better');
   setAttachments('', [file(LARGE)]);
   setAttachments('a', [file('Hello')]);
   forgetDrafts('alice');
-  expect([readDraft('a'), readEdit('b'), attachmentDraft('').value.attachments, attachmentDraft('a').value.attachments, leave()]).toEqual(['', '', [], [], false]);
+  expect([readDraft('a'), readEdit('a', 'b'), attachmentDraft('').value.attachments, attachmentDraft('a').value.attachments, leave()]).toEqual(['', '', [], [], false]);
   expect(Object.keys(sessionStorage)).toEqual(['ctllm.draft..bob']);
+});
+
+it('forgets what was begun in conversations that are deleted, and in no other one', async () => {
+  const {attachmentDraft, forgetDraftsOf, readDraft, readEdit, setAttachments, writeDraft, writeEdit} = await reload();
+  const [kept, gone, large] = ['a'.repeat(32), 'b'.repeat(32), 'c'.repeat(32)];
+  for (const each of ['', kept, gone]) {
+    writeDraft(each, 'Text');
+    setAttachments(each, [file('Hello')]);
+    if (each) writeEdit(each, 'd'.repeat(32), 'Better');
+  }
+  setAttachments(large, [file(LARGE)]);
+  expect(leave()).toBe(true);
+  forgetDraftsOf([gone, large, 'd'.repeat(32)]);
+  expect([leave(), readDraft(gone), readEdit(gone, 'd'.repeat(32)), attachmentDraft(gone).value.attachments]).toEqual([false, '', '', []]);
+  expect([readDraft(''), readDraft(kept), readEdit(kept, 'd'.repeat(32)), attachmentDraft(kept).value.attachments]).toEqual(['Text', 'Text', 'Better', [file('Hello')]]);
+  expect(Object.keys(sessionStorage).filter(key => key.includes(gone))).toEqual([]);
+});
+
+it('leaves the draft that the person is looking at, whose conversation was deleted elsewhere', async () => {
+  const {forgetDraftsOf, readDraft, writeDraft} = await reload();
+  const {navigate} = await import('../app/router');
+  const [shown, other] = ['a'.repeat(32), 'b'.repeat(32)];
+  for (const each of [shown, other]) writeDraft(each, 'Text');
+  navigate('chat', shown);
+  forgetDraftsOf([shown, other]);
+  expect([readDraft(shown), readDraft(other)]).toEqual(['Text', '']);
+  navigate('chat');
+  forgetDraftsOf([shown, other]);
+  expect(readDraft(shown)).toBe('');
 });

@@ -4,6 +4,7 @@
  * Attachments that are too large for it stay in memory: then the browser asks before the page is left.
  */
 import {signal, type ReadonlySignal, type Signal} from '@preact/signals';
+import {route} from '../app/router';
 import {readValue, removeValues, writeValue} from '../session/browser-values';
 import {userId} from '../session/session';
 import type {Attachment, Id} from '../storage/conversation';
@@ -36,12 +37,12 @@ export function writeDraft(conversation: string, text: string): void {
 }
 
 /** Returns how a question was edited that is not sent again yet; '' if it was not. */
-export function readEdit(message: Id): string {
-  return readDraft(`edit.${message}`);
+export function readEdit(conversation: Id, message: Id): string {
+  return readDraft(`edit.${conversation}.${message}`);
 }
 
-export function writeEdit(message: Id, text: string): void {
-  writeDraft(`edit.${message}`, text);
+export function writeEdit(conversation: Id, message: Id, text: string): void {
+  writeDraft(`edit.${conversation}.${message}`, text);
 }
 
 /** The attachments of a draft of whoever is logged in. */
@@ -70,7 +71,20 @@ export function beginReading(conversation: string): () => void {
 /** Forgets all that a person has begun. */
 export function forgetDrafts(person: string): void {
   for (const key of kept.keys()) if (key.startsWith(`${person} `)) kept.delete(key);
-  removeValues('tab', 'draft.', person);
+  removeValues('tab', person, name => name.startsWith('draft.'));
+  watchLeaving();
+}
+
+/** The conversation that a draft is of. */
+const CONVERSATION = /^draft\.(?:attachments\.|edit\.)?([0-9a-f]{32})(?:\.|$)/;
+
+/** Forgets what the person has begun in conversations that are deleted, but for the one that they are looking at. */
+export function forgetDraftsOf(conversations: readonly Id[]): void {
+  const gone = new Set(conversations);
+  gone.delete(route.peek().id);
+  const person = userId.peek();
+  for (const id of gone) kept.delete(`${person} ${id}`);
+  removeValues('tab', person, name => gone.has(CONVERSATION.exec(name)?.[1] ?? ''));
   watchLeaving();
 }
 

@@ -8,13 +8,15 @@ import {jump} from '../storage/jump';
 import {pathToLeaf} from '../storage/tree';
 import {IconButton} from '../ui/button';
 import {withVersions, type ShownMessage} from './branches';
-import {MessageView} from './message-view';
+import {MessageView, type MessageProperties} from './message-view';
 import type {ScrollFollower} from './scroll-follower';
 
 /** So many messages are shown at first, and added at a time: few enough for a slow phone. */
 const STEP = 10;
 /** Earlier messages are added when they are so near to what is seen. */
 const AHEAD = '1500px';
+/** So many messages at the end are laid out wherever they are, and all that come after them. */
+const RECENT = 4;
 
 interface CachedView {
   readonly shown: ShownMessage;
@@ -33,6 +35,7 @@ export function MessageList({conversation, follower}: MessageListProperties): VN
   const count = useSignal(STEP);
   const cache = useRef(new Map<Id, CachedView>());
   const messages = pathToLeaf(conversation);
+  const early = useRef(messages.length - RECENT).current;
   useLayoutEffect(() => {
     if (!scroller.current || !content.current) return;
     const detach = follower.attach(scroller.current, content.current);
@@ -49,7 +52,9 @@ export function MessageList({conversation, follower}: MessageListProperties): VN
       <div class="log-scroller" ref={scroller} tabIndex={0} role="region" aria-label={t('chat.log')}>
         <div id="log" ref={content}>
           {first > 0 && <Earlier key={first} scroller={scroller.current} onShow={() => { count.value += STEP; }} />}
-          {withVersions(conversation, messages.slice(first)).map(shown => cachedView(cache.current, shown, shown.message.id === last))}
+          {withVersions(conversation, messages.slice(first)).map((shown, index) => cachedView(cache.current, {
+            conversation: conversation.id, shown, isLast: shown.message.id === last, isEarly: first + index < early,
+          }))}
         </div>
       </div>
       {!follower.isAtEnd.value && (
@@ -60,13 +65,14 @@ export function MessageList({conversation, follower}: MessageListProperties): VN
 }
 
 /** Returns the same view for the same message: then nothing of it is rendered again. */
-function cachedView(cache: Map<Id, CachedView>, shown: ShownMessage, isLast: boolean): VNode {
+function cachedView(cache: Map<Id, CachedView>, properties: MessageProperties): VNode {
+  const {shown, isLast} = properties;
   const {id} = shown.message;
   const cached = cache.get(id);
   const isSame = cached && cached.isLast === isLast && cached.shown.message === shown.message
     && cached.shown.versions.join() === shown.versions.join();
   if (isSame) return cached.view;
-  const view = <MessageView key={id} shown={shown} isLast={isLast} />;
+  const view = <MessageView key={id} {...properties} />;
   cache.set(id, {shown, isLast, view});
   return view;
 }

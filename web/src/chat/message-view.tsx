@@ -21,29 +21,38 @@ import {AnswerNotice, SendNotice} from './send-notice';
 import {answerObstacle, useSending} from './sending';
 import {tokensPerSecond} from './statistics';
 
-interface MessageProperties {
+export interface MessageProperties {
+  /** The id of its conversation. */
+  readonly conversation: Id;
   readonly shown: ShownMessage;
   readonly isLast: boolean;
+  /** Whether it was far from the end when the conversation was opened: the browser lays it out only near what is seen. */
+  readonly isEarly?: boolean;
 }
 
-export function MessageView({shown, isLast}: MessageProperties): VNode {
-  const {message} = shown;
-  if (message.role === 'user') return <Question shown={shown} />;
-  if (message.role === 'tool') return <ToolResult message={message} />;
-  return <Response shown={shown} isLast={isLast} />;
+export function MessageView(properties: MessageProperties): VNode {
+  const {message} = properties.shown;
+  if (message.role === 'user') return <Question {...properties} />;
+  if (message.role === 'tool') return <ToolResult {...properties} />;
+  return <Response {...properties} />;
 }
 
-function Question({shown}: {readonly shown: ShownMessage}): VNode {
+function classOf({isEarly = false}: MessageProperties, kind: string): string {
+  return `message ${kind} ${isEarly ? 'early' : ''}`;
+}
+
+function Question(properties: MessageProperties): VNode {
+  const {conversation, shown} = properties;
   const {message} = shown;
-  const isEditing = useSignal(readEdit(message.id) !== '');
+  const isEditing = useSignal(readEdit(conversation, message.id) !== '');
   const editButton = `#message-${message.id} .edit`;
   const close = (): void => {
     isEditing.value = false;
     requestAnimationFrame(() => document.querySelector<HTMLElement>(editButton)?.focus());
   };
-  if (isEditing.value) return <QuestionForm message={message} onClose={close} />;
+  if (isEditing.value) return <QuestionForm conversation={conversation} message={message} onClose={close} />;
   return (
-    <article id={`message-${message.id}`} class="message question">
+    <article id={`message-${message.id}`} class={classOf(properties, 'question')}>
       <h2 class="visually-hidden">{t('chat.you')}</h2>
       <AttachmentList attachments={message.attachments} />
       {message.content && <div class="text bubble" dir="auto">{message.content}</div>}
@@ -57,11 +66,12 @@ function Question({shown}: {readonly shown: ShownMessage}): VNode {
 }
 
 interface QuestionFormProperties {
+  readonly conversation: Id;
   readonly message: Message;
   readonly onClose: () => void;
 }
 
-function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
+function QuestionForm({conversation, message, onClose}: QuestionFormProperties): VNode {
   const area = useRef<HTMLTextAreaElement>(null);
   // At once: who types before the next frame would write at the end otherwise.
   useLayoutEffect(() => {
@@ -69,7 +79,7 @@ function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
     area.current?.setSelectionRange(area.current.value.length, area.current.value.length);
   }, []);
   const close = (): void => {
-    writeEdit(message.id, '');
+    writeEdit(conversation, message.id, '');
     onClose();
   };
   const sending = useSending(answerObstacle.value, () => {
@@ -87,10 +97,10 @@ function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
           class="edit-message"
           aria-label={t('chat.edit')}
           dir="auto"
-          defaultValue={readEdit(message.id) || message.content}
+          defaultValue={readEdit(conversation, message.id) || message.content}
           onInput={event => {
             sending.cancel();
-            writeEdit(message.id, event.currentTarget.value);
+            writeEdit(conversation, message.id, event.currentTarget.value);
           }}
           onKeyDown={event => { if (event.key === 'Escape' && !event.isComposing) close(); }}
         />
@@ -105,12 +115,13 @@ function QuestionForm({message, onClose}: QuestionFormProperties): VNode {
   );
 }
 
-function Response({shown, isLast}: MessageProperties): VNode {
+function Response(properties: MessageProperties): VNode {
+  const {shown, isLast} = properties;
   const {message} = shown;
   const isStreaming = message.state === 'streaming';
   const answer = isStreaming ? answers.of(message.id) : undefined;
   return (
-    <article id={`message-${message.id}`} class="message response" aria-busy={isStreaming}>
+    <article id={`message-${message.id}`} class={classOf(properties, 'response')} aria-busy={isStreaming}>
       <h2>{message.model}</h2>
       <ResponseBody message={message} answer={answer} />
       <Ending message={message} />
@@ -119,7 +130,7 @@ function Response({shown, isLast}: MessageProperties): VNode {
   );
 }
 
-function ResponseActions({shown, isLast}: MessageProperties): VNode {
+function ResponseActions({shown, isLast}: Pick<MessageProperties, 'shown' | 'isLast'>): VNode {
   const {message} = shown;
   const obstacle = answerObstacle.value;
   const wanted = useRef(retry); // of the two, what the person asked for last
@@ -223,9 +234,10 @@ function ToolCallView({call}: {readonly call: ToolCall}): VNode {
   );
 }
 
-function ToolResult({message}: {readonly message: Message}): VNode {
+function ToolResult(properties: MessageProperties): VNode {
+  const {message} = properties.shown;
   return (
-    <article id={`message-${message.id}`} class="message tool-result">
+    <article id={`message-${message.id}`} class={classOf(properties, 'tool-result')}>
       <details class="tool-call">
         <summary><Icon name="settings" />{t('chat.tool', {name: message.toolName})}</summary>
         <pre dir="auto" tabIndex={0}>{message.content}</pre>

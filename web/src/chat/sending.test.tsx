@@ -3,6 +3,7 @@ import {afterEach, beforeEach, describe, expect, it, vi} from 'vitest';
 import {answerRequests, click, find, NEVER, press, settle, show, texts, until} from '../ui/testing';
 import type {Desktop} from '../api/types';
 import {navigate} from '../app/router';
+import {isNarrow} from '../app/viewport';
 import {t} from '../i18n/i18n';
 import {acceptToken, forgetToken} from '../session/session';
 import {desktops, proxy, reachability} from '../status/status-store';
@@ -10,6 +11,7 @@ import {conversations} from '../storage/conversations';
 import type {Conversation} from '../storage/conversation';
 import {MemoryStore} from '../storage/memory-store';
 import {addMessage, pathToLeaf, updateMessage} from '../storage/tree';
+import {unread} from '../storage/unread';
 import {Toasts} from '../ui/toast';
 import {answers, watchAnswers} from './chat-store';
 import {Composer} from './composer';
@@ -356,7 +358,7 @@ describe('another answer', () => {
     const conversation = await conversations.update(id, current => updateMessage(current, current.leaf.value ?? '', {content: 'Half'}));
     const message = conversation && pathToLeaf(conversation).at(-1);
     if (!message) throw new Error('The conversation has no answer.');
-    await show(<MessageView shown={{message, versions: [message.id]}} isLast />);
+    await show(<MessageView conversation={conversation.id} shown={{message, versions: [message.id]}} isLast />);
     return conversation;
   };
   const button = (key: 'chat.retry' | 'chat.continue'): HTMLButtonElement =>
@@ -394,6 +396,63 @@ describe('another answer', () => {
   });
 });
 
+describe('the end of an answer', () => {
+  /** Sends a message in a conversation, whose desktop answers with `response`. */
+  async function askFor(response: unknown, {id}: Conversation): Promise<void> {
+    answerRequests({'POST /ctllm/desktop/generations': response});
+    await act(() => navigate('chat', id));
+    await showComposer(id);
+    await send('And?');
+    await until(() => expect(answers.conversations.value.has(id)).toBe(true));
+  }
+
+  /** Sends a message in a conversation; returns what ends the answer with this line. */
+  async function ask(conversation: Conversation): Promise<(line: Readonly<Record<string, unknown>>) => Promise<void>> {
+    const {id} = conversation;
+    let controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+    await askFor(new Response(new ReadableStream({start: it => { controller = it; }})), conversation);
+    return async line => {
+      controller?.enqueue(new TextEncoder().encode(`${JSON.stringify(line)}\n`));
+      controller?.close();
+      await until(() => expect(answers.conversations.value.has(id)).toBe(false));
+    };
+  }
+  const marked = ({id}: Conversation): boolean => unread.value.has(id);
+
+  it.each([
+    ['complete', {message: {content: 'Yes.'}, done: true}, 'chat.completeElsewhere'],
+    ['incomplete', {error: 'out of memory'}, 'chat.incompleteElsewhere'],
+  ] as const)('is told while something else is shown, and its conversation is marked: %s', async (_, line, sentence) => {
+    const conversation = await showAnswer('complete');
+    const end = await ask(conversation);
+    await act(() => navigate('settings'));
+    await end(line);
+    await settle();
+    expect([marked(conversation), texts('.toast p').at(-1)]).toEqual([true, t(sentence, {title: 'Before'})]);
+    navigate('chat', conversation.id);
+  });
+
+  it('is not told to who sees it, nor of an answer that the person has stopped', async () => {
+    const [shown, stopped] = [await showAnswer('complete'), await showAnswer('complete')];
+    await (await ask(shown))({message: {content: 'Yes.'}, done: true});
+    await askFor(NEVER, stopped);
+    await act(() => navigate('settings'));
+    await act(() => answers.stopAllBut(new Set()));
+    await until(() => expect(answers.conversations.value.size).toBe(0));
+    expect([shown, stopped].map(marked)).toEqual([false, false]);
+  });
+});
+
+it('says where the person types that nothing is kept, if the list is in a drawer; it can be closed', async () => {
+  await showComposer();
+  expect(document.querySelector('#storage-warning')).toBeNull();
+  await act(() => { isNarrow.value = true; });
+  expect(find('#storage-warning').textContent).toContain(t('storage.state.forbidden'));
+  await click(find('#storage-warning button'));
+  expect(document.querySelector('#storage-warning')).toBeNull();
+  isNarrow.value = false;
+});
+
 it('ends an answer whose conversation is deleted, and no other one', async () => {
   const requests = answerRequests({'POST /ctllm/desktop/generations': NEVER});
   const stop = watchAnswers();
@@ -422,7 +481,7 @@ it('keeps an edited question that is not sent yet while something else is shown'
   const conversation = await showAnswer('complete');
   const [question] = Object.values(conversation.messages);
   if (!question) throw new Error('The conversation has no message.');
-  const view = <MessageView shown={{message: question, versions: [question.id]}} isLast={false} />;
+  const view = <MessageView conversation={conversation.id} shown={{message: question, versions: [question.id]}} isLast={false} />;
   await show(view);
   await act(() => find(`[aria-label="${t('chat.edit')}"]`).click());
   await write('Better');
@@ -430,14 +489,14 @@ it('keeps an edited question that is not sent yet while something else is shown'
   await show(view);
   expect(box().value).toBe('Better');
   await press(box(), 'Escape');
-  expect([readEdit(question.id), texts('textarea')]).toEqual(['', []]);
+  expect([readEdit(conversation.id, question.id), texts('textarea')]).toEqual(['', []]);
 });
 
 it('keeps an edited question that cannot be sent', async () => {
   const conversation = await showAnswer('complete');
   const [question] = Object.values(conversation.messages);
   if (!question) throw new Error('The conversation has no message.');
-  await show(<MessageView shown={{message: question, versions: [question.id]}} isLast={false} />);
+  await show(<MessageView conversation={conversation.id} shown={{message: question, versions: [question.id]}} isLast={false} />);
   await act(() => find(`[aria-label="${t('chat.edit')}"]`).click());
   await act(() => { desktops.value = []; });
   await write('Better');

@@ -231,6 +231,19 @@ describe('a text that grows', () => {
     }
     expect(counts).toEqual([500, 1000, 1500, 1900]);
   });
+
+  it('is given to the layout in small parts while it streams, however much arrives and however fast it is parsed', () => {
+    const due: (() => void)[] = [];
+    const host = document.createElement('div');
+    const renderer = new MarkdownRenderer(host, {sliceMs: Infinity, schedule: work => { due.push(work); return () => {}; }});
+    renderer.show('a\n\n'.repeat(1200), {isStreaming: true});
+    const counts = [host.querySelectorAll('p').length];
+    for (let work = due.shift(); work; work = due.shift()) {
+      work();
+      counts.push(host.querySelectorAll('p').length);
+    }
+    expect(counts).toEqual([0, 500, 1000, 1200]);
+  });
 });
 
 /** Returns numbers from 0 to 1 that are the same each time. */

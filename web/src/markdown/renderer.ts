@@ -20,7 +20,8 @@ export interface RendererOptions {
   readonly schedule?: (work: () => void) => () => void;
 }
 
-/** Characters that are parsed between two looks at the clock. */
+/** Characters that are parsed between two looks at the clock. While a text streams, a frame shows no more: its layout takes
+ * longer than its parsing. */
 const STEP = 1500;
 const SLICE_MS = 6;
 
@@ -90,7 +91,7 @@ export class MarkdownRenderer {
     const deadline = performance.now() + this.#sliceMs;
     while (this.#parser.advance(STEP)) {
       this.#view?.update(this.#parser.document, false);
-      if (performance.now() >= deadline) {
+      if (this.#isStreaming || performance.now() >= deadline) {
         this.#cancel = this.#schedule(this.#work);
         return this.#onRender();
       }

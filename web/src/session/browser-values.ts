@@ -32,9 +32,10 @@ export function writeValue(place: Place, name: string, value: string): boolean {
   }
 }
 
-/** Removes the values of a person whose names begin with `prefix`. */
-export function removeValues(place: Place, prefix: string, person: string): void {
-  const isMeant = (key: string): boolean => key.startsWith(`ctllm.${prefix}`) && key.endsWith(`.${person}`);
+/** Removes the values of a person whose names `isMeant` accepts. */
+export function removeValues(place: Place, person: string, isMeantName: (name: string) => boolean): void {
+  const [before, after] = ['ctllm.', `.${person}`];
+  const isMeant = (key: string): boolean => key.startsWith(before) && key.endsWith(after) && isMeantName(key.slice(before.length, -after.length));
   for (const key of unstored.keys()) if (key.startsWith(`${place} `) && isMeant(key.slice(place.length + 1))) unstored.delete(key);
   try {
     for (const key of Object.keys(storageOf(place)).filter(isMeant)) storageOf(place).removeItem(key);
@@ -47,6 +48,7 @@ function storageOf(place: Place): Storage {
   return place === 'tab' ? sessionStorage : localStorage;
 }
 
-function keyOf(name: string): string {
+/** Returns the key under which a value of the person is stored. */
+export function keyOf(name: string): string {
   return `ctllm.${name}.${user.peek()?.id ?? ''}`;
 }

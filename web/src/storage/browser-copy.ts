@@ -10,6 +10,7 @@ import {t} from '../i18n/i18n';
 import {askToConfirm} from '../ui/confirmation';
 import {conversations} from './conversations';
 import {databaseName, deleteDatabase} from './indexed-store';
+import {forgetUnread} from './unread';
 
 const STORED_AS = 'ctllm.forget-conversations';
 
@@ -54,6 +55,7 @@ export async function logOutWithCopy(logOut: () => Promise<void>, isLoggedOut: (
   if (!forgets || !isLoggedOut()) return;
   await conversations.switchUser('');
   forgetDrafts(userId);
+  forgetUnread(userId);
   await deleteDatabase(databaseName(userId));
 }
 

@@ -10,8 +10,8 @@ import './conversation-list.css';
 import {ConversationRows} from './conversation-rows';
 import {find, search} from './search';
 import {SearchResults} from './search-results';
+import {StorageProblem} from './storage-problem';
 import {SyncStatus} from './sync-status';
-import type {StorageState} from './repository';
 
 export function ConversationList(): VNode {
   const summaries = conversations.summaries.value;
@@ -31,7 +31,7 @@ export function ConversationList(): VNode {
           ]}
         />
       </div>
-      <StorageProblem state={conversations.state.value} />
+      <StorageProblem />
       {search.value.words.length > 0 ? <SearchResults /> : isEmpty ? <p class="soft empty">{t('storage.empty')}</p> : <ConversationRows summaries={summaries} />}
       <Undo />
       <SyncStatus />
@@ -64,17 +64,6 @@ function SearchBox(): VNode {
         }}
       />
     </label>
-  );
-}
-
-/** Says so if conversations are not kept. */
-function StorageProblem({state}: {readonly state: StorageState}): VNode | null {
-  if (state === 'closed' || state === 'opening' || state === 'kept') return null;
-  return (
-    <div class="storage-problem error" role="alert" id="storage-problem">
-      <p>{t(`storage.state.${state}`)}</p>
-      {(state === 'lost' || state === 'blocked') && <button type="button" onClick={() => location.reload()}>{t('storage.reload')}</button>}
-    </div>
   );
 }
 

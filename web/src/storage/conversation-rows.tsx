@@ -9,6 +9,7 @@ import {deleteConversation, exportConversations} from './actions';
 import type {ConversationSummary, Id} from './conversation';
 import {conversations} from './conversations';
 import {layOutRows, rowsInSight, type Group} from './list-rows';
+import {unread} from './unread';
 
 /** In rem; the style sheet has the same. */
 const CONVERSATION_REM = 2.75;
@@ -91,6 +92,7 @@ function ConversationRow({summary, onKeyDown, onRename, onDelete}: RowProperties
   const {id, running} = summary;
   const title = summary.title || t('storage.untitled');
   const isShown = useComputed(() => route.value.view === 'chat' && route.value.id === id);
+  const isUnread = useComputed(() => unread.value.has(id));
   return (
     <>
       <a
@@ -106,6 +108,7 @@ function ConversationRow({summary, onKeyDown, onRename, onDelete}: RowProperties
       >
         {running > 0 && <span class="running" role="img" aria-label={t('storage.running')} title={t('storage.running')} />}
         <span class="title" dir="auto">{title}</span>
+        {isUnread.value && <span class="unread" role="img" aria-label={t('storage.unread')} title={t('storage.unread')} />}
       </a>
       <Menu
         label={t('storage.conversationMenu', {title})}

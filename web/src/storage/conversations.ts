@@ -1,10 +1,12 @@
 /** The conversations of this page. */
 import {effect} from '@preact/signals';
+import {forgetDraftsOf} from '../chat/drafts';
 import {user} from '../session/session';
 import {DatabaseBlocked, openIndexedStore} from './indexed-store';
 import {MemoryStore} from './memory-store';
 import {ConversationRepository, type StorageState, type TabChannel, type TabMessage} from './repository';
 import type {ConversationStore} from './store';
+import {markRead} from './unread';
 
 async function openStore(userId: string, onLost: () => void): Promise<{readonly store: ConversationStore; readonly state: StorageState}> {
   try {
@@ -29,7 +31,7 @@ async function persist(): Promise<void> {
   if (storage && !(await storage.persisted().catch(() => true))) await storage.persist().catch(() => false);
 }
 
-/** Follows the session, and writes what is left when the page is hidden. Returns a function that ends that. */
+/** Follows the session, writes what is left when the page is hidden, and forgets what belongs to deleted conversations. Returns a function that ends that. */
 export function watchConversations(): () => void {
   const dispose = effect(() => {
     const id = user.value?.id ?? '';
@@ -39,12 +41,17 @@ export function watchConversations(): () => void {
     stopPersisting();
     if (conversations.state.peek() === 'kept') void persist();
   });
+  const stopForgetting = conversations.onPurged(ids => {
+    forgetDraftsOf(ids);
+    markRead(ids);
+  });
   const write = (): void => void conversations.flush();
   addEventListener('pagehide', write);
   document.addEventListener('visibilitychange', write);
   return () => {
     dispose();
     stopPersisting();
+    stopForgetting();
     removeEventListener('pagehide', write);
     document.removeEventListener('visibilitychange', write);
   };

@@ -167,19 +167,21 @@ export class IndexedStore implements ConversationStore {
     });
   }
 
-  async purge(now: number): Promise<void> {
-    await this.#run(CONTENT, 'readwrite', async stores => {
+  async purge(now: number): Promise<readonly Id[]> {
+    return this.#run(CONTENT, 'readwrite', async stores => {
       const [deletions, kept] = await Promise.all([
         resultOf<Deletion[]>(stores('deletions').getAll()), resultOf<IDBValidKey[]>(stores('summaries').getAllKeys()),
       ]);
       const ids = new Set(kept);
-      for (const {id} of deletions.filter(each => each.undoUntil <= now && ids.has(each.id))) {
+      const gone = deletions.filter(each => each.undoUntil <= now).map(each => each.id);
+      for (const id of gone.filter(each => ids.has(each))) {
         const all = IDBKeyRange.bound([id], [id, []]);
         stores('summaries').delete(id);
         stores('heads').delete(id);
         stores('messages').delete(all);
         stores('attachments').delete(all);
       }
+      return gone;
     });
   }
 

@@ -55,8 +55,10 @@ export class MemoryStore implements ConversationStore {
     return summaryOf(snapshot);
   }
 
-  async purge(now: number): Promise<void> {
-    for (const {id, undoUntil} of this.#deletions.values()) if (undoUntil <= now) this.#conversations.delete(id);
+  async purge(now: number): Promise<readonly Id[]> {
+    const gone = [...this.#deletions.values()].filter(({undoUntil}) => undoUntil <= now).map(({id}) => id);
+    for (const id of gone) this.#conversations.delete(id);
+    return gone;
   }
 
   async loadDeletions(): Promise<readonly Deletion[]> {

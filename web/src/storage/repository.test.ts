@@ -217,6 +217,26 @@ describe('the repository', () => {
     await until(async () => expect(await (await two.store).loadTexts([id])).toEqual([]));
   });
 
+  it('says in all tabs what is deleted for good, and to who comes later', async () => {
+    const purged: (readonly string[])[] = [[], [], []];
+    const listen = (repository: ConversationRepository, tab: number): void => void repository.onPurged(ids => { purged[tab] = ids; });
+    const [one, two] = [await openTab(), await openTab(ALICE, {undoDelay: 20})];
+    [one, two].forEach(listen);
+    const [kept, gone] = [await ask(one, 'Kept?'), await ask(one, 'Gone?')];
+    await one.delete([kept.id]);
+    expect(await one.restore(kept.id)).toBe(true);
+    expect(purged).toEqual([[], [], []]);
+    await one.deleteNow([gone.id]);
+    await until(() => expect(purged.slice(0, 2)).toEqual([[gone.id], [gone.id]]));
+    const three = new ConversationRepository({openStore: indexed, openChannel: () => ({send: () => {}, close: () => {}})});
+    opened.push(three);
+    listen(three, 2);
+    await three.switchUser(ALICE);
+    expect(purged[2]).toEqual([gone.id]);
+    await three.switchUser('bob');
+    expect(purged[2]).toEqual([]);
+  });
+
   it('writes nothing of one user for another', async () => {
     const repository = await openTab('alice');
     const conversation = await ask(repository, 'Mine?');

@@ -81,6 +81,7 @@ export class ConversationRepository {
   #undoTimers = new Map<Id, ReturnType<typeof setTimeout>>();
   #writing: Promise<void> = Promise.resolve();
   readonly #listeners = new Set<() => void>();
+  readonly #purgeListeners = new Set<(ids: readonly Id[]) => void>();
 
   constructor(options: RepositoryOptions) {
     this.#options = options;
@@ -198,6 +199,13 @@ export class ConversationRepository {
   onStored(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /** Calls a function with the ids of all conversations whose deletion cannot be undone, whenever some may have been added;
+   * returns a function that ends that. */
+  onPurged(listener: (ids: readonly Id[]) => void): () => void {
+    this.#purgeListeners.add(listener);
+    return () => this.#purgeListeners.delete(listener);
   }
 
   /** Writes all changes. Never fails: `state` tells. */
@@ -373,7 +381,9 @@ export class ConversationRepository {
   }
 
   async #purge(generation = this.#generation): Promise<void> {
-    await this.#opening.then(store => store.purge(this.#now())).catch((error: unknown) => this.#fail(error, generation));
+    const ids = await this.#opening.then(store => store.purge(this.#now())).catch((error: unknown) => this.#fail(error, generation));
+    if (!ids || generation !== this.#generation) return;
+    for (const listener of [...this.#purgeListeners]) listener(ids);
   }
 
   async #receive(message: TabMessage): Promise<void> {

@@ -18,6 +18,7 @@ import {showsSyncDialog, SyncStatus} from './sync-status';
 import {synchronisation} from './synchronisation';
 import {someDesktop} from './testing';
 import {addMessage} from './tree';
+import {markUnread, watchUnread} from './unread';
 
 // The worker that searches is no script of a server here.
 vi.mock('../app/trusted-script', () => ({trustScript: (path: string) => path}));
@@ -65,6 +66,17 @@ describe('the list of conversations', () => {
     await conversations.update(ids[0] ?? '', each => addMessage(each, {role: 'assistant', state: 'streaming'}));
     await settle();
     expect(document.querySelectorAll('.running')).toHaveLength(1);
+  });
+
+  it('marks conversations with an answer that nobody has seen, until they are opened', async () => {
+    const stop = watchUnread();
+    markUnread(ids[0] ?? '');
+    await settle();
+    expect(texts('a:has(.unread) .title')).toEqual(['First']);
+    expect(find('.unread').ariaLabel).toBe(t('storage.unread'));
+    await click(link('First'));
+    expect(document.querySelector('.unread')).toBeNull();
+    stop();
   });
 
   it('renames by the key F2: Enter keeps the title, Escape does not', async () => {

@@ -67,8 +67,8 @@ export interface ConversationStore {
   delete(deletion: Deletion): Promise<void>;
   /** Undoes a deletion; returns the summary, or null if it is too late. */
   restore(id: Id): Promise<StoredSummary | null>;
-  /** Removes the content of deleted conversations that cannot be undone any more. */
-  purge(now: number): Promise<void>;
+  /** Removes the content of conversations whose deletion cannot be undone any more; returns the ids of all of these. */
+  purge(now: number): Promise<readonly Id[]>;
   loadDeletions(): Promise<readonly Deletion[]>;
   markTold(id: Id, desktop: string): Promise<void>;
   loadDesktops(): Promise<readonly DesktopRecord[]>;

@@ -4,6 +4,7 @@ export const app = {
   'app.settings': 'Einstellungen',
   'app.logOut': 'Abmelden',
   'app.menu': 'Menü',
+  'app.menuUnread': 'Menü (neue Antworten)',
   'app.models': 'Modelle',
   'app.close': 'Schließen',
   'app.cancel': 'Abbrechen',

@@ -63,6 +63,8 @@ export const chat = {
   'chat.stopWaiting': 'Nicht länger warten',
   'chat.complete': 'Vollständig.',
   'chat.stopped': 'Angehalten.',
+  'chat.completeElsewhere': 'Die Antwort in „{title}“ ist vollständig.',
+  'chat.incompleteElsewhere': 'Die Antwort in „{title}“ ist unvollständig zu Ende gegangen.',
   'chat.incomplete': 'Diese Antwort ist unvollständig. {reason}',
   'chat.error': 'Fehler: {reason}',
   'chat.gone': 'Der Rechner hat den Rest nicht mehr.',

@@ -5,6 +5,7 @@ export const storage = {
   'storage.count.one': '{count} Unterhaltung',
   'storage.count.other': '{count} Unterhaltungen',
   'storage.running': 'Das Modell antwortet',
+  'storage.unread': 'Neue Antwort',
   'storage.group.today': 'Heute',
   'storage.group.yesterday': 'Gestern',
   'storage.group.week': 'Letzte 7 Tage',

@@ -4,6 +4,7 @@ export const app = {
   'app.settings': 'Settings',
   'app.logOut': 'Log out',
   'app.menu': 'Menu',
+  'app.menuUnread': 'Menu (new answers)',
   'app.models': 'Models',
   'app.close': 'Close',
   'app.cancel': 'Cancel',

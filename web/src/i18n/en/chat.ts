@@ -63,6 +63,8 @@ export const chat = {
   'chat.stopWaiting': 'Stop waiting',
   'chat.complete': 'Complete.',
   'chat.stopped': 'Stopped.',
+  'chat.completeElsewhere': 'The answer in “{title}” is complete.',
+  'chat.incompleteElsewhere': 'The answer in “{title}” ended before it was complete.',
   'chat.incomplete': 'This response is incomplete. {reason}',
   'chat.error': 'Error: {reason}',
   'chat.gone': 'The desktop does not have the rest of it any more.',

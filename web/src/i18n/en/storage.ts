@@ -5,6 +5,7 @@ export const storage = {
   'storage.count.one': '{count} conversation',
   'storage.count.other': '{count} conversations',
   'storage.running': 'The model is answering',
+  'storage.unread': 'New answer',
   'storage.group.today': 'Today',
   'storage.group.yesterday': 'Yesterday',
   'storage.group.week': 'Previous 7 days',
