@@ -191,10 +191,14 @@ class SessionApi:
         client: ClientType,
         proof: ProviderProof | None = None,
     ) -> str:
-        """Create a session and return its refresh token; raises Unauthorized or UserDisabled."""
+        """Create a session and return its refresh token.
+
+        Raises Unauthorized, UserDisabled or RateLimited.
+        """
         # A new session must not share a proxy with sessions that were just revoked.
         self._access.apply_new()
         self._access.check_user(authentication.user, authentication.auth_time)
+        self._limits.admit_session(authentication.user)
         refresh_token = self._sessions.create(authentication, client, proof)
         self._known_users.record(authentication.user, is_sign_in=True)
         if proof is not None:

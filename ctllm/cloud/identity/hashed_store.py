@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Generic, TypeVar
 
@@ -50,6 +50,11 @@ class HashedStore(Generic[T]):
         values = [self._read(f"{entry_id}{_SUFFIX}") for entry_id in self.list_ids()]
         return [value for value in values if value is not None]
 
+    def read_all(self) -> Iterator[tuple[str, T | None]]:
+        """Yield the `entry_id_of` and the value of every secret; None for a damaged file."""
+        for entry_id in self.list_ids():
+            yield entry_id, self.get_by_id(entry_id)
+
     def put(self, secret: str, value: T) -> None:
         """Store `value` for `secret`, replacing an earlier value."""
         self._directory.replace(_file_name(secret), msgspec.json.encode(value))
@@ -61,6 +66,10 @@ class HashedStore(Generic[T]):
     def remove(self, secret: str) -> bool:
         """Remove the value of `secret`. Of several concurrent calls, only one returns True."""
         return self._directory.remove(_file_name(secret))
+
+    def remove_id(self, entry_id: str) -> bool:
+        """Remove the value of the secret with this `entry_id_of`, as `remove` does."""
+        return self._directory.remove(f"{entry_id}{_SUFFIX}")
 
     def remove_where(self, predicate: Callable[[T | None], bool]) -> int:
         """Remove the values for which `predicate` returns True, and return their number.

@@ -28,6 +28,9 @@ CLIENT_SCOPES: Mapping[ClientType, frozenset[str]] = MappingProxyType(
     }
 )
 
+MAX_PER_USER = 256
+"""Sessions of one user. A further one ends that which was not renewed for longest."""
+
 _DAY = 86400.0
 #: A renewal is stored if it extends the session by at least so many seconds. Storing every one
 #: would make each renewal wait for the disk.
@@ -82,6 +85,8 @@ class Sessions:
         self._stored_ids: frozenset[str] = frozenset()  # as of the last `find_ended`
         self._expiries: dict[str, float] = {}  # of sessions that were used, by id
         self._renewals: dict[str, float] = {}
+        #: The ids of sessions by the user's id, the least recently renewed first.
+        self._of_users: dict[str, dict[str, None]] = {}
         self._now = now
         self._lifetime = days * _DAY
 
@@ -91,7 +96,7 @@ class Sessions:
         client: ClientType,
         proof: ProviderProof | None = None,
     ) -> str:
-        """Create a session and return its refresh token.
+        """Create a session and return its refresh token. Ends one of more than MAX_PER_USER.
 
         `proof` is that of the OpenID provider that authenticated the user, if one did.
         """
@@ -110,7 +115,15 @@ class Sessions:
         )
         self._store.put(refresh_token, session)
         self._note_renewal(refresh_token, session)
+        self._end_surplus(session.user)
         return refresh_token
+
+    def _end_surplus(self, user: User) -> None:
+        of_user = self._of_users[user.id]
+        while len(of_user) > MAX_PER_USER:
+            session_id = next(iter(of_user))
+            del of_user[session_id]
+            self._store.remove_id(session_id)
 
     def read(self, refresh_token: str) -> Session:
         """Return an active session; raises Unauthorized.
@@ -147,6 +160,12 @@ class Sessions:
         session_id = session_id_of(refresh_token)
         self._expiries[session_id] = session.expires
         self._renewals[session_id] = self._now()
+        self._add_as_latest(session_id, session.user)
+
+    def _add_as_latest(self, session_id: str, user: User) -> None:
+        of_user = self._of_users.setdefault(user.id, {})
+        of_user.pop(session_id, None)
+        of_user[session_id] = None
 
     def last_renewal(self, session_id: str) -> float:
         """Return when a session was last renewed since this process started; else 0."""
@@ -216,13 +235,18 @@ class Sessions:
 
         Those for which `is_void` returns True are removed too.
         """
-        removed = self._store.remove_where(
-            lambda session: session is None or not self._is_active(session) or is_void(session)
-        )
-        stored = self._store.list_ids()
+        removed, users = 0, dict[str, User]()
+        for session_id, session in self._store.read_all():
+            if session is None or not self._is_active(session) or is_void(session):
+                removed += self._store.remove_id(session_id)
+            else:
+                users[session_id] = session.user
         for known in (self._expiries, self._renewals):
-            for session_id in known.keys() - stored:
+            for session_id in known.keys() - users.keys():
                 del known[session_id]
+        self._of_users.clear()
+        for session_id in sorted(users, key=self.last_renewal):
+            self._add_as_latest(session_id, users[session_id])
         return removed
 
     def list_all(self) -> list[Session]:

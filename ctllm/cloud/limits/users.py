@@ -14,6 +14,8 @@ from ctllm.errors import CtllmError, RateLimited
 #: Requests for the cloud's own API, by one user in a minute. They are no use of models: a tier with
 #: few of those must not keep the page and the desktop from working.
 OWN_REQUESTS_PER_MINUTE = 6000
+#: Sessions that one user may create in a minute: each is a file, and a line of the audit log.
+SESSIONS_PER_MINUTE = 60
 
 Release = Callable[[], None]
 
@@ -111,6 +113,16 @@ class UserLimits:
             release_tunnel()
 
         return release
+
+    def admit_session(self, user: str) -> None:
+        """Count a new session; raises RateLimited."""
+        wait = self._rates.count(f"{user}/sessions", SESSIONS_PER_MINUTE)
+        if wait:
+            raise RateLimited(
+                f"You have logged in too often: the limit is {SESSIONS_PER_MINUTE} times in a "
+                f"minute. Try again in {wait} s.",
+                retry_after=wait,
+            )
 
     def admit_renewal(self, user: str) -> None:
         """Count the renewal of a session; raises RateLimited."""

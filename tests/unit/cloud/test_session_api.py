@@ -10,6 +10,7 @@ from ctllm.cloud.identity import (
     Authentication,
     User,
 )
+from ctllm.cloud.limits.users import SESSIONS_PER_MINUTE
 from tests.unit.cloud.gateway_case import (
     BOB,
     FRIEND_ORIGIN,
@@ -72,6 +73,14 @@ class SessionTests(GatewayCase):
             told = self.bearer(frozenset(scopes))
             self.assertEqual(self.send("POST /ctllm/session/invite", **told), 403)
         self.assertEqual(self.send("POST /ctllm/session/invite"), 401)
+
+    def test_a_login_over_the_limit_leaves_its_secret_valid(self) -> None:
+        for _ in range(SESSIONS_PER_MINUTE):
+            self.assertEqual(self.redeem(), 201)
+        body = {"invite": self.invites.create("ann"), "client": "browser"}
+        self.assertEqual(self.send("POST /ctllm/session", body), 429)
+        self.clock.advance(1)
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
 
     def pair(self, authorization: dict[str, str]) -> str:
         """Return the secret of the link in the command that a browser gets."""

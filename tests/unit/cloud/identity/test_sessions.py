@@ -12,6 +12,7 @@ from ctllm.cloud.identity import (
     Sessions,
     User,
 )
+from ctllm.cloud.identity.sessions import MAX_PER_USER
 from ctllm.errors import (
     Unauthorized,
 )
@@ -109,6 +110,25 @@ class SessionsTests(StoreCase):
         refresh = self.sessions.create(AUTHENTICATION, "browser")
         self.assertEqual(self.sessions.remove_expired(), 1)
         self.sessions.renew(refresh)
+
+    def test_a_user_has_a_limited_number_of_sessions(self) -> None:
+        """A further one ends that which was not renewed for longest, also after a restart."""
+        bob = self.sessions.create(Authentication(User("ctllm", "bob", "bob"), START), "browser")
+        old = self.sessions.create(AUTHENTICATION, "browser")
+        first, *others = (
+            self.sessions.create(AUTHENTICATION, "desktop") for _ in range(MAX_PER_USER - 1)
+        )
+        for sessions in (self.sessions, Sessions(self.directory, self.now, days=2)):
+            sessions.remove_expired()
+            self.time += 1
+            for refresh in (old, *others):
+                sessions.renew(refresh)
+            new = sessions.create(AUTHENTICATION, "browser")
+            self.assertRaises(Unauthorized, sessions.renew, first)
+            first, *others = (*others, new)
+            self.assertEqual(len(self.files()), MAX_PER_USER + 1)
+        self.sessions.renew(old)
+        self.sessions.renew(bob)
 
 
 class UpgradeTests(StoreCase):
