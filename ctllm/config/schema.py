@@ -180,7 +180,7 @@ class Tier(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         int, Meta(description="Maximum number of connected desktops of a user.", ge=0)
     ] = 0
     spawner: Annotated[
-        Literal["", "process", "docker"],
+        Literal["", "process", "docker", "swarm"],
         Meta(description="How streaming proxies of these users run. Empty: as cloud.spawner."),
     ] = ""
 
@@ -230,8 +230,11 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = ()
     spawner: Annotated[
-        Literal["process", "docker"],
-        Meta(description="How streaming proxies run: as child processes or as containers."),
+        Literal["process", "docker", "swarm"],
+        Meta(
+            description="How streaming proxies run: as child processes, as containers, or as "
+            "services of a swarm."
+        ),
     ] = "process"
     proxy_uids: Annotated[
         str,
@@ -244,8 +247,8 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     docker_url: Annotated[
         str,
         Meta(
-            description="The Docker Engine, for the docker spawner: unix:///path or "
-            "tcp://host:port."
+            description="The Docker Engine, for the spawners docker and swarm: unix:///path or "
+            "tcp://host:port. For swarm, it is a manager."
         ),
     ] = "unix:///var/run/docker.sock"
     docker_certs_dir: Annotated[
@@ -293,6 +296,28 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             extra={"check": check_absolute_path},
         ),
     ] = "/run/ctllm-firewall/socket"
+    swarm_containers: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="With the swarm spawner: the names of the containers that reach streaming "
+            "proxies, those of the cloud and of its reverse proxy, on the machine of docker_url. "
+            "They are attached to the network of each proxy."
+        ),
+    ] = ()
+    swarm_constraints: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="With the swarm spawner: which nodes run streaming proxies, such as "
+            "node.labels.ctllm==proxies."
+        ),
+    ] = ()
+    swarm_encrypted: Annotated[
+        bool,
+        Meta(
+            description="With the swarm spawner: whether the networks of streaming proxies are "
+            "encrypted between nodes, by IPsec."
+        ),
+    ] = True
     access_token_ttl_seconds: Annotated[
         int,
         Meta(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Generic, TypeVar, cast
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -73,12 +73,21 @@ async def run_together(
     Raises the exception of the first one that failed, when both have ended. Cancelling cancels
     both.
     """
-    running: list[Deferred[Any]] = [Deferred.fromCoroutine(first), Deferred.fromCoroutine(second)]
-    results = [result for _, result in await DeferredList(running, consumeErrors=True)]
+    results: list[Any] = await run_all([first, second])
+    return results[0], results[1]
+
+
+async def run_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines at the same time; return their results when all have ended.
+
+    Raises the exception of the first one that failed, when all have ended. Cancelling cancels all.
+    """
+    running = [Deferred.fromCoroutine(each) for each in coroutines]
+    results: list[Any] = [result for _, result in await DeferredList(running, consumeErrors=True)]
     for result in results:
         if isinstance(result, Failure):
             result.raiseException()
-    return results[0], results[1]
+    return results
 
 
 async def run_with_timeout(clock: Clock, timeout: float, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -100,6 +100,9 @@ class Cluster:
         self.extra_environment: dict[str, str] = {}
         self.cloud_port = free_port()
         self.metrics_port = free_port()
+        #: Where the cloud listens, and the command that runs it in another network namespace.
+        self.cloud_host = "127.0.0.1"
+        self.cloud_command: tuple[str, ...] = ()
         self.nginx: Nginx | None = None
         self.backend_port = self.cloud_port
         if FRONT == "nginx":
@@ -156,8 +159,9 @@ class Cluster:
 
     def run_role(self, role: str, state: str, *options: str) -> ChildProcess:
         directory = str(self.state_dir(state))
+        twistd = (*self.cloud_command, str(BIN / "twistd")) if role == "cloud" else ("twistd",)
         return self.start_process(
-            role, "twistd", "-n", "--pidfile=", "ctllm", role, f"--state-dir={directory}", *options
+            role, *twistd, "-n", "--pidfile=", "ctllm", role, f"--state-dir={directory}", *options
         )
 
     async def start_cloud(self, *options: str) -> ChildProcess:
@@ -165,9 +169,9 @@ class Cluster:
         process = self.run_role(
             "cloud",
             "cloud",
-            f"--listen=127.0.0.1:{self.backend_port}",
-            f"--metrics-listen=127.0.0.1:{self.metrics_port}",
-            *self._nginx_options(),
+            f"--listen={self.cloud_host}:{self.backend_port}",
+            f"--metrics-listen={self.cloud_host}:{self.metrics_port}",
+            *self._front_options(),
             *options,
         )
         await wait_until(lambda: self.is_cloud_healthy(process), f"the cloud:\n{process.output}")
@@ -175,9 +179,9 @@ class Cluster:
             self.nginx.start(self.state_dir("cloud"))
         return process
 
-    def _nginx_options(self) -> tuple[str, ...]:
+    def _front_options(self) -> tuple[str, ...]:
         if self.nginx is None:
-            return ()
+            return () if self.cloud_host == "127.0.0.1" else (f"--public-url={self.url}",)
         listen = f"--auth-request-listen=unix:{self.nginx.authorizer}:mode=660"
         return (listen, f"--public-url={self.url}")
 

@@ -26,10 +26,19 @@ START_TIMEOUT, STOP_TIMEOUT = 60.0, 30.0  # seconds
 
 
 class Dockerd:
-    """An engine in `folder`, which can be started and stopped repeatedly."""
+    """An engine in `folder`, which can be started and stopped repeatedly.
 
-    def __init__(self, folder: Path) -> None:
+    With `namespace` it runs in the network namespace of this name, as if on another machine.
+    """
+
+    def __init__(self, folder: Path, namespace: str = "") -> None:
         self.folder = folder
+        self._prefix: list[str] = []
+        self._options: list[str] = []
+        if namespace:
+            self._prefix = ["nsenter", f"--net=/run/netns/{namespace}"]
+            # Of its own: two engines remove each other's containers from a common one.
+            self._options = [f"--cgroup-parent=/{namespace}"]
         self.socket = folder / "docker.sock"
         self.address = f"unix://{self.socket}"
         self.tls_address = f"tcp://127.0.0.1:{free_port()}"
@@ -48,7 +57,8 @@ class Dockerd:
         log = open(self.folder / "log", "ab")  # noqa: SIM115
         folders = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
                    f"--pidfile={self.folder}/pid"]  # fmt: skip
-        argv = [program, *folders, "-H", self.address, *self.tls, *options]
+        addresses = ["-H", self.address, *self.tls]
+        argv = [*self._prefix, program, *folders, *addresses, *self._options, *options]
         self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
         log.close()
         deadline = time.monotonic() + START_TIMEOUT
@@ -119,11 +129,11 @@ def mounts_below(folder: Path) -> list[str]:
 
 
 @contextmanager
-def dockerd(*options: str) -> Iterator[Dockerd]:
+def dockerd(*options: str, namespace: str = "") -> Iterator[Dockerd]:
     """Start an engine with additional options; remove what it has afterwards."""
     # Not below pytest's directories: the path of a socket has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
-    engine = Dockerd(folder)
+    engine = Dockerd(folder, namespace)
     try:
         engine.start(*options)
         yield engine

@@ -45,10 +45,10 @@ async def start_stream(cluster: Cluster, token: str) -> Deferred[Any]:
     return response
 
 
-async def assert_broken(response: Deferred[Any]) -> None:
-    """Assert that the response ends within seconds and is incomplete."""
+async def assert_broken(response: Deferred[Any], timeout: float = 10) -> None:
+    """Assert that the response ends within `timeout` seconds and is incomplete."""
     try:
-        status, _, body = await response.addTimeout(10, reactor)
+        status, _, body = await response.addTimeout(timeout, reactor)
     except BROKEN:
         return
     raise AssertionError(f"The response is complete, with status {status}: {body[-200:]!r}")

@@ -44,6 +44,9 @@ RESPONSE_BODY = b'{"version":"0.12.6"}'
 
 #: Options of other programs that the documents name.
 FOREIGN_OPTIONS = {
+    "advertise-addr",  # of docker swarm
+    "dispatcher-heartbeat",
+    "label-add",
     "input-type",  # of Node
     "draft",
     "entrypoint",

@@ -24,6 +24,8 @@ from ctllm.cloud.docker_api.models import (
     Image,
     Network,
 )
+from ctllm.cloud.docker_api.swarm_client import SwarmClient
+from ctllm.cloud.docker_api.swarm_models import Node, Service, Task
 from ctllm.cloud.docker_api.transport import DockerTransport, create_transport
 
 __all__ = [
@@ -44,6 +46,10 @@ __all__ = [
     "Image",
     "ImageNotFound",
     "Network",
+    "Node",
+    "Service",
     "SubnetOverlap",
+    "SwarmClient",
+    "Task",
     "create_transport",
 ]

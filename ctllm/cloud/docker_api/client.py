@@ -86,7 +86,7 @@ class DockerClient:
 
     async def list_containers(self, label: str) -> list[ContainerSummary]:
         """Return all containers with a label (`name` or `name=value`), also those that exited."""
-        query = {"all": "1", "filters": _encode_filters(label=[label])}
+        query = {"all": "1", "filters": encode_filters(label=[label])}
         body = await self._call("GET", "/containers/json", query)
         return decode_response(body, list[ContainerSummary])
 
@@ -144,7 +144,7 @@ class DockerClient:
 
     async def list_networks(self, label: str | None = None) -> list[Network]:
         """Return all networks, or those with a label."""
-        query = {} if label is None else {"filters": _encode_filters(label=[label])}
+        query = {} if label is None else {"filters": encode_filters(label=[label])}
         return decode_response(await self._call("GET", "/networks", query), list[Network])
 
     async def inspect_network(self, name: str) -> Network:
@@ -176,7 +176,7 @@ class DockerClient:
 
         Returns when the engine stops. Cancel it to stop following.
         """
-        query = {"filters": _encode_filters(**filters), "since": f"{since:.6f}"}
+        query = {"filters": encode_filters(**filters), "since": f"{since:.6f}"}
         response = await self._with_timeout(
             self._timeout, self._request(_Request("GET", "/events", query))
         )
@@ -303,7 +303,8 @@ async def _read_body(response: Response) -> bytes:
     return await collector.done
 
 
-def _encode_filters(**filters: list[str]) -> str:
+def encode_filters(**filters: list[str]) -> str:
+    """Return the value of the query parameter `filters`."""
     return json.dumps(filters)
 
 

@@ -67,6 +67,15 @@ def error_from_response(status: int, body: bytes) -> DockerError:
     return error_type(f"{sentence}: {message}")
 
 
+#: What messages of conflicts contain whose status is not 409.
+_CONFLICTS = (
+    "has active endpoints",
+    "already attached to network",
+    "already exists in network",
+    "is in use by",
+)
+
+
 def _classify(status: int, message: str) -> tuple[type[DockerError], str]:
     lowered = message.lower()
     if "no space left on device" in lowered or "disk quota exceeded" in lowered:
@@ -77,7 +86,11 @@ def _classify(status: int, message: str) -> tuple[type[DockerError], str]:
         return SubnetOverlap, "Docker has another network with this subnet"
     if status == 404:
         return DockerNotFound, "Docker did not find it"
-    if status == 409 or "has active endpoints" in lowered:
+    if "not a swarm manager" in lowered:
+        return DockerError, (
+            "Docker is not a manager of a swarm. Run docker swarm init, or change cloud.docker_url"
+        )
+    if status == 409 or any(each in lowered for each in _CONFLICTS):
         return DockerConflict, "Docker reported a conflict"
     if status == 400 and "client version" in lowered and "too old" in lowered:
         return DockerTooNew, "Docker supports only newer versions of its API. Update ctllm"

@@ -115,6 +115,7 @@ class ProxySupervisor:
         #: The address for a reverse proxy; empty if the proxy does not run, or is of a version
         #: that only the cloud may send requests to.
         self.direct_address = ""
+        self._is_remote = False  # whether the proxy is on another machine
         self._direct_counter = DirectCounter(context.metrics)
         self._context = context
         self._on_discard = on_discard
@@ -342,6 +343,7 @@ class ProxySupervisor:
             await context.spawner.remove(self.id)
             instance = await context.spawner.ensure_running(self.id)
         self.origin = Origin.ADOPTED if instance.adopted else Origin.STARTED
+        self._is_remote = instance.is_remote
         if instance.adopted:
             release()  # it runs already: waiting for its response needs no processor time
         self.pool = ConnectionPool(
@@ -429,10 +431,12 @@ class ProxySupervisor:
         return await self._remove_with(spawner.clean_up if is_reusable else spawner.remove)
 
     async def _remove_with(self, remove: Callable[[str], Coroutine[Any, Any, None]]) -> Event:
-        self._close_pool()
+        pool = self._close_pool()
         self._start_waiters.fail(self._unavailable_error())
         try:
             await remove(self.id)
+            if pool is not None and self._is_remote:
+                pool.abort()  # nothing else does, if the machine is gone
         except CancelledError:
             raise
         except Exception:
@@ -475,12 +479,14 @@ class ProxySupervisor:
             f"Your streaming proxy {self.cause.description}. {advice}", retry_after=max(1, delay)
         )
 
-    def _close_pool(self) -> None:
+    def _close_pool(self) -> ConnectionPool | None:
+        """Close the idle connections, and return what has the others."""
         self.direct_address = ""
         self._direct_counter.stop()
         pool, self.pool = self.pool, None
         if pool is not None:
             pool.close()
+        return pool
 
 
 def _metric_label(state: State) -> str | None:

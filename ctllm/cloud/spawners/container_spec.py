@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv4Network
@@ -36,7 +36,7 @@ NANO_CPUS = 500_000_000
 #: removes no limit, and accepts none above the processors of its host.
 RESTART_NANO_CPUS = 1_000_000_000
 #: A proxy logs a line when a tunnel connects or disconnects.
-_LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
+LOG_DRIVER, LOG_OPTIONS = "json-file", {"max-size": "1m", "max-file": "1"}
 _TMPFS = {"/tmp": "rw,noexec,nosuid,nodev,size=1m,mode=1777"}  # noqa: S108
 
 
@@ -129,18 +129,9 @@ def container_config(
 
     Every client of Docker can read it, so it contains no secret.
     """
-    command = [
-        "--id",
-        proxy_id,
-        "--cloud-key",
-        labels.public_key,
-        *(["--waiting"] if is_waiting_id(proxy_id) else []),
-        *connectivity.listen_arguments,
-        *to_options(settings),
-    ]
     return {
         "Image": image,
-        "Cmd": command,
+        "Cmd": proxy_command(labels, proxy_id, settings, connectivity.listen_arguments),
         "User": f"{CONTAINER_USER}:{connectivity.group}",
         "Labels": {
             **labels.labels_for(proxy_id),
@@ -151,10 +142,34 @@ def container_config(
     }
 
 
+def proxy_command(
+    labels: CloudLabels, proxy_id: str, settings: Proxy, listen_arguments: Sequence[str]
+) -> list[str]:
+    """Return the arguments of a proxy's command line, which contain no secret."""
+    return [
+        "--id",
+        proxy_id,
+        "--cloud-key",
+        labels.public_key,
+        *(["--waiting"] if is_waiting_id(proxy_id) else []),
+        *listen_arguments,
+        *to_options(settings),
+    ]
+
+
 def settings_id(image: str, settings: Proxy) -> str:
     """Return a hash of what containers are created with, apart from their ids."""
     text = repr((image, to_options(settings), _host_config(settings)))
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def resource_limits(settings: Proxy) -> list[JsonObject]:
+    """Return the limits of setrlimit(2), as Docker's `Ulimits`."""
+    files = settings.max_open_files
+    return [
+        {"Name": "core", "Soft": 0, "Hard": 0},
+        {"Name": "nofile", "Soft": files, "Hard": files},
+    ]
 
 
 def _host_config(settings: Proxy) -> JsonObject:
@@ -168,9 +183,7 @@ def _host_config(settings: Proxy) -> JsonObject:
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],
         "RestartPolicy": {"Name": "no"},  # the cloud restarts it, with a backoff
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0},
-                    {"Name": "nofile", "Soft": settings.max_open_files,
-                     "Hard": settings.max_open_files}],
-        "LogConfig": _LOG_CONFIG,
+        "Ulimits": resource_limits(settings),
+        "LogConfig": {"Type": LOG_DRIVER, "Config": LOG_OPTIONS},
         "AutoRemove": False,  # the exit code would be lost
     }  # fmt: skip

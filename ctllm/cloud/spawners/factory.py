@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctllm import __version__
-from ctllm.cloud.docker_api import DockerClient, create_transport
+from ctllm.cloud.docker_api import DockerClient, SwarmClient, create_transport
 from ctllm.cloud.identity import SigningKeys
 from ctllm.cloud.spawners.bridge_network import BridgeNetwork
 from ctllm.cloud.spawners.composite import CompositeSpawner
@@ -17,6 +17,8 @@ from ctllm.cloud.spawners.host_routes import ROUTE_TABLE
 from ctllm.cloud.spawners.interfaces import Spawner
 from ctllm.cloud.spawners.process import ProcessReactor, ProcessSpawner
 from ctllm.cloud.spawners.socket_mount import SocketMount
+from ctllm.cloud.spawners.swarm import SwarmSpawner
+from ctllm.cloud.spawners.swarm_networks import SwarmNetworks
 from ctllm.config import Cloud, Proxy, parse_network_pool, parse_uid_range
 from ctllm.errors import BadConfiguration
 from ctllm.system.kernel_limits import LowLimit, find_low_limits
@@ -37,6 +39,8 @@ def create_spawner(
     def create(name: str) -> Spawner:
         if name == "docker":
             return _create_docker_spawner(reactor, settings, proxy_settings, state_dir, keys)
+        if name == "swarm":
+            return _create_swarm_spawner(reactor, settings, proxy_settings, keys)
         uids = parse_uid_range(settings.proxy_uids)
         return ProcessSpawner(reactor, state_dir, proxy_settings, keys.public_key_text, uids=uids)
 
@@ -82,5 +86,30 @@ def _create_docker_spawner(
     connectivities: list[Connectivity] = [bridge, mount]
     if settings.docker_network == "none":
         connectivities.reverse()
-    image = settings.docker_image or f"ctllm-streaming-proxy:{__version__}"
+    image = _image(settings)
     return DockerSpawner(docker, reactor, image, labels, proxy_settings, connectivities)
+
+
+def _create_swarm_spawner(
+    reactor: ProcessReactor, settings: Cloud, proxy_settings: Proxy, keys: SigningKeys
+) -> SwarmSpawner:
+    if settings.proxy_warm and settings.spawner == "swarm":
+        raise BadConfiguration(
+            "cloud.proxy_warm requires the spawner docker: a swarm cannot rename a service. Set it "
+            "to 0."
+        )
+    transport = create_transport(reactor, settings.docker_url, settings.docker_certs_dir)
+    docker = SwarmClient(transport, reactor)
+    labels = CloudLabels(keys.instance_secret, keys.public_key_text)
+    pool = parse_network_pool(settings.docker_network_pool)
+    networks = SwarmNetworks(
+        docker, labels, pool, settings.swarm_containers, settings.swarm_encrypted
+    )
+    constraints = settings.swarm_constraints
+    return SwarmSpawner(
+        docker, reactor, _image(settings), labels, proxy_settings, networks, constraints
+    )
+
+
+def _image(settings: Cloud) -> str:
+    return settings.docker_image or f"ctllm-streaming-proxy:{__version__}"

@@ -56,7 +56,8 @@ class ProxyInstance:
 
     `endpoint` is the description of a client endpoint, `started_at` is in epoch seconds, and
     `adopted` is True if an earlier run of the cloud started the proxy. `waiting_id` is the id with
-    which it was started, if it waited for a user. Connect by `peer_verification.proxy_endpoint`,
+    which it was started, if it waited for a user, and `is_remote` is True if it may be on another
+    machine, whose end closes no connection. Connect by `peer_verification.proxy_endpoint`,
     which verifies the listener of a `socket`.
     """
 
@@ -66,6 +67,7 @@ class ProxyInstance:
     adopted: bool = False
     socket: ProxySocket | None = None
     waiting_id: str = ""
+    is_remote: bool = False
 
     @property
     def address(self) -> str:

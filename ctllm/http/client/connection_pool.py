@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.protocol import Factory
@@ -58,6 +59,7 @@ class ConnectionPool:
         )
         self._factory.noisy = False
         self._idle: dict[ClientConnection, Timer] = {}
+        self._transports: WeakSet[Any] = WeakSet()
         self._connect_limit = DeferredSemaphore(MAX_CONCURRENT_CONNECTS)
 
     def start_request(
@@ -94,9 +96,13 @@ class ConnectionPool:
         return connecting
 
     def _connect_now(self) -> Deferred[ClientConnection]:
-        return self._endpoint.connect(self._factory).addCallback(
-            lambda connection: connection.when_ready(self.clock)
-        )
+        return self._endpoint.connect(self._factory).addCallback(self._connected)
+
+    def _connected(
+        self, connection: ClientConnection
+    ) -> ClientConnection | Deferred[ClientConnection]:
+        self._transports.add(connection.transport)
+        return connection.when_ready(self.clock)
 
     def release(self, connection: ClientConnection) -> None:
         """Return a connection to the pool after its request."""
@@ -109,6 +115,14 @@ class ConnectionPool:
         """Close the idle connections."""
         for connection in list(self._idle):
             connection.abort()
+
+    def abort(self) -> None:
+        """Abort all connections, with their requests, and those that were upgraded.
+
+        For a server that is gone. Where its machine is gone, too, nothing else ends them soon.
+        """
+        for transport in list(self._transports):
+            transport.abortConnection()
 
     def _remove_idle(self, connection: ClientConnection) -> None:
         timer = self._idle.pop(connection, None)

@@ -190,7 +190,7 @@ class RefusalTests(_WithFile):
             ("access_token_ttl_seconds", "60.5", number),
             ("access_token_ttl_seconds", '"60"', number),
             ("access_token_ttl_seconds", "true", number),
-            ("spawner", '"podman"', 'must be "docker" or "process"'),
+            ("spawner", '"podman"', 'must be "docker", "process" or "swarm"'),
             ("listen", "8434", "must be a string"),
             ("docker_network_pool", '"10.128.0.1/12"', network),
             ("docker_network_pool", '"fd00::/8"', network),

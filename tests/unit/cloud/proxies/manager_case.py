@@ -99,6 +99,7 @@ class FakeSpawner:
         self.slow_starts: dict[str, Deferred[None]] = {}
         self.slow_removals: dict[str, Deferred[None]] = {}
         self.comes_up = True
+        self.is_remote = False
         self.error: Exception | None = None
         self.ensure_calls: Counter[str] = Counter()
         self.starts: Counter[str] = Counter()
@@ -133,7 +134,9 @@ class FakeSpawner:
     def instance(self, proxy_id: str, adopted: bool = False) -> ProxyInstance:
         waiting_id = proxy_id if is_waiting_id(proxy_id) else self.assigned.get(proxy_id, "")
         endpoint = f"unix:/{proxy_id}"
-        return ProxyInstance(proxy_id, endpoint, START, adopted, waiting_id=waiting_id)
+        return ProxyInstance(
+            proxy_id, endpoint, START, adopted, waiting_id=waiting_id, is_remote=self.is_remote
+        )
 
     def can_assign(self, waiting_id: str, proxy_id: str) -> bool:
         return self.may_assign

@@ -7,6 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from ctllm.config import Cloud
 from ctllm.errors import ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.http.message.head import RequestHead
 from tests.unit.cloud.proxies.manager_case import (
     START,
     A,
@@ -15,6 +16,7 @@ from tests.unit.cloud.proxies.manager_case import (
     D,
     ProxyManagerCase,
 )
+from tests.unit.fakes import FakeResponseSink
 
 
 class StartTests(ProxyManagerCase):
@@ -141,6 +143,18 @@ class ExitTests(ProxyManagerCase):
         self.assertEqual(self.audited("event", "reason")[1:], [("proxy.died", "exited")])
         self.assertIsNot(self.start(A), pool)
         self.assertEqual(self.spawner.starts[A], 2)
+
+    def test_requests_to_one_on_a_machine_that_is_gone_end(self) -> None:
+        """Nothing closes their connections."""
+        self.spawner.is_remote = True
+        pool, sink = self.start(A), FakeResponseSink()
+        self.spawner.proxies[A].is_hanging = True
+        pool.start_request(RequestHead(b"GET", b"/api/tags"), sink).finish()
+        self.flush()
+        self.assertIsNone(sink.outcome)
+        self.spawner.exit(A)
+        self.flush()
+        self.assertIsInstance(sink.outcome, ProxyUnavailable)
 
     def test_what_is_left_of_it_is_kept_for_the_next_start(self) -> None:
         self.start(A)

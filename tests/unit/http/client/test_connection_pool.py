@@ -33,6 +33,7 @@ from tests.unit.fakes import (
 GET = RequestHead(b"GET", b"/api/tags")
 POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Length", b"4"),))
 UPLOAD = RequestHead(b"POST", b"/api/blobs/x", ((b"Transfer-Encoding", b"chunked"),))
+UPGRADE = RequestHead(b"GET", b"/ws", ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LEFT = ClientDisconnected("the client left")
@@ -366,6 +367,17 @@ class CancelTests(Case):
             transport.deliver_abort()
             self.assertIsNone(sink.outcome)
             self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_all_connections_of_a_server_that_is_gone_are_aborted(self) -> None:
+        """Also one that was upgraded, which the pool does not read any more."""
+        _, sink, streaming = self.send()
+        streaming.protocol.dataReceived(STREAM)
+        self.pool.upgrade(UPGRADE, FakeResponseSink(), lambda *_: None)
+        upgraded = self.endpoint.accept()
+        self.pool.abort()
+        self.assertEqual((streaming.closed, upgraded.closed), ("abort", "abort"))
+        streaming.deliver_abort()
+        self.assert_failed(sink)
 
     def test_a_sink_that_cancels_in_write_gets_nothing_more(self) -> None:
         class Impatient(FakeResponseSink):
