@@ -225,6 +225,7 @@ class CloudApplication(MultiService):
 
         # The HTTP APIs.
         user_limits = UserLimits(Tiers.of_settings(settings), request_limiter, reactor.seconds)
+        session_limits = SessionLimits(guard, user_limits, partial(proxy_id, keys.instance_secret))
         session_api = SessionApi(
             issuer,
             self.invites,
@@ -236,7 +237,7 @@ class CloudApplication(MultiService):
             enforcer,
             known_users,
             audit,
-            SessionLimits(guard, user_limits, partial(proxy_id, keys.instance_secret)),
+            session_limits,
             now,
             settings.session_ttl_days,
             url,
@@ -256,6 +257,7 @@ class CloudApplication(MultiService):
             connected_desktops,
             audit,
             rules.check_active,
+            session_limits.admit_credential,
             now,
             reactor,
         )

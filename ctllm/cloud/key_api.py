@@ -23,6 +23,7 @@ from ctllm.cloud.identity import (
     AccessGrant,
     ApiKeyLeases,
     ListedKey,
+    User,
     key_credential,
 )
 from ctllm.errors import Conflict, CtllmError, Forbidden
@@ -51,8 +52,8 @@ class Desktops(Protocol):
 class KeyApi:
     """The handlers of `/ctllm/keys` and the paths below it.
 
-    `check_active` raises Unauthorized for a grant that is no longer active. `now` returns epoch
-    seconds.
+    `check_active` raises Unauthorized for a grant that is no longer active, `admit` RateLimited for
+    a user who creates too many keys. `now` returns epoch seconds.
     """
 
     _log = Logger()
@@ -63,6 +64,7 @@ class KeyApi:
         desktops: Desktops,
         audit: AuditLog,
         check_active: Callable[[AccessGrant], None],
+        admit: Callable[[User], None],
         now: Callable[[], float],
         clock: Clock,
     ) -> None:
@@ -70,6 +72,7 @@ class KeyApi:
         self._desktops = desktops
         self._audit = audit
         self._check_active = check_active
+        self._admit = admit
         self._now = now
         self._clock = clock
 
@@ -94,6 +97,7 @@ class KeyApi:
         wanted = decode_json_body(await read_json_body(request, MAX_BODY, self._clock), CreateKey)
         desktop_id = wanted.desktop or await self._choose_desktop(grant)
         self._check_active(grant)  # it may have ended meanwhile
+        self._admit(grant.user)
         key = generate_key(grant.user.id)
         record = wanted.record(key, self._now())
         self._leases.create(grant, desktop_id, record)

@@ -198,7 +198,7 @@ class SessionApi:
         # A new session must not share a proxy with sessions that were just revoked.
         self._access.apply_new()
         self._access.check_user(authentication.user, authentication.auth_time)
-        self._limits.admit_session(authentication.user)
+        self._limits.admit_credential(authentication.user)
         refresh_token = self._sessions.create(authentication, client, proof)
         self._known_users.record(authentication.user, is_sign_in=True)
         if proof is not None:
@@ -263,6 +263,7 @@ class SessionApi:
         if grant.user.issuer != ISSUER:
             request.respond(201, {"command": f"ctllm login {self._url}", "expires_in": None})
             return
+        self._limits.admit_credential(grant.user)
         code = self._login_codes.create(
             Authentication(grant.user, grant.auth_time, grant.session_ids[0], grant.tier),
             "desktop",

@@ -24,9 +24,9 @@ class SessionLimits:
         """Raise RateLimited for a provider token that shall not be verified now."""
         self._guard.admit(request, token)
 
-    def admit_session(self, user: User) -> None:
-        """Count a new session of `user`; raises RateLimited."""
-        self._user_limits.admit_session(self._user_key(user.id))
+    def admit_credential(self, user: User) -> None:
+        """Count a new session, API key or pairing code of `user`; raises RateLimited."""
+        self._user_limits.admit_credential(self._user_key(user.id))
 
     def admit_renewal(self, user: User) -> None:
         """Count the renewal of a session of `user`; raises RateLimited."""

@@ -14,8 +14,9 @@ from ctllm.errors import CtllmError, RateLimited
 #: Requests for the cloud's own API, by one user in a minute. They are no use of models: a tier with
 #: few of those must not keep the page and the desktop from working.
 OWN_REQUESTS_PER_MINUTE = 6000
-#: Sessions that one user may create in a minute: each is a file, and a line of the audit log.
-SESSIONS_PER_MINUTE = 60
+#: Sessions, API keys and pairing codes that one user may create in a minute. Each has a line in the
+#: audit log, and a session has a file.
+CREDENTIALS_PER_MINUTE = 60
 
 Release = Callable[[], None]
 
@@ -114,13 +115,13 @@ class UserLimits:
 
         return release
 
-    def admit_session(self, user: str) -> None:
-        """Count a new session; raises RateLimited."""
-        wait = self._rates.count(f"{user}/sessions", SESSIONS_PER_MINUTE)
+    def admit_credential(self, user: str) -> None:
+        """Count a new session, API key or pairing code; raises RateLimited."""
+        wait = self._rates.count(f"{user}/credentials", CREDENTIALS_PER_MINUTE)
         if wait:
             raise RateLimited(
-                f"You have logged in too often: the limit is {SESSIONS_PER_MINUTE} times in a "
-                f"minute. Try again in {wait} s.",
+                "You have logged in, or created API keys, too often: the limit is "
+                f"{CREDENTIALS_PER_MINUTE} times in a minute. Try again in {wait} s.",
                 retry_after=wait,
             )
 

@@ -316,6 +316,7 @@ class GatewayCase(SynchronousTestCase):
             self.issuer.lifetime,
         )
         user_limits = UserLimits(self.tiers, UserLimiter(max_requests), now)
+        session_limits = SessionLimits(guard, user_limits, partial(proxy_id, INSTANCE_SECRET))
         self.session_api = SessionApi(
             self.issuer,
             self.invites,
@@ -332,7 +333,7 @@ class GatewayCase(SynchronousTestCase):
             self.enforcer if applies_revocations else LateAccess(self.enforcer),
             self.known_users,
             self.audit,
-            SessionLimits(guard, user_limits, partial(proxy_id, INSTANCE_SECRET)),
+            session_limits,
             now,
             session_days=30,
             url="https://cloud.example" if is_https else "http://cloud.example",
@@ -366,6 +367,7 @@ class GatewayCase(SynchronousTestCase):
             connected_desktops,
             self.audit,
             self.rules.check_active,
+            session_limits.admit_credential,
             now,
             self.clock,
         )

@@ -10,7 +10,7 @@ from ctllm.cloud.identity import (
     Authentication,
     User,
 )
-from ctllm.cloud.limits.users import SESSIONS_PER_MINUTE
+from ctllm.cloud.limits.users import CREDENTIALS_PER_MINUTE
 from tests.unit.cloud.gateway_case import (
     BOB,
     FRIEND_ORIGIN,
@@ -75,7 +75,7 @@ class SessionTests(GatewayCase):
         self.assertEqual(self.send("POST /ctllm/session/invite"), 401)
 
     def test_a_login_over_the_limit_leaves_its_secret_valid(self) -> None:
-        for _ in range(SESSIONS_PER_MINUTE):
+        for _ in range(CREDENTIALS_PER_MINUTE):
             self.assertEqual(self.redeem(), 201)
         body = {"invite": self.invites.create("ann"), "client": "browser"}
         self.assertEqual(self.send("POST /ctllm/session", body), 429)
@@ -93,6 +93,16 @@ class SessionTests(GatewayCase):
     def browser(self) -> dict[str, str]:
         self.assertEqual(self.redeem(), 201)
         return {"Authorization": f"Bearer {self.json['token']}"}
+
+    def test_pairing_codes_and_api_keys_count_as_logins(self) -> None:
+        """Each has a line in the audit log, which a user must not fill."""
+        browser = self.browser()
+        for _ in range(CREDENTIALS_PER_MINUTE - 1):
+            self.pair(browser)
+        self.assertEqual(self.send("POST /ctllm/session/pairing", **browser), 429)
+        key = {"name": "app", "scopes": ["use"], "desktop": "d" * 32}
+        self.assertEqual(self.send("POST /ctllm/keys", key, **browser), 429)
+        self.assertEqual(self.send("GET /ctllm/keys", **browser), 200)
 
     def test_a_browser_pairs_a_desktop_of_its_user_once(self) -> None:
         browser = self.browser()

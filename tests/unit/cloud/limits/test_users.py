@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.identity import ISSUER, USE, AccessGrant, User
 from ctllm.cloud.limits.concurrency import MAX_TUNNELS_PER_USER, UserLimiter
-from ctllm.cloud.limits.users import SESSIONS_PER_MINUTE, Tiers, UserLimits
+from ctllm.cloud.limits.users import CREDENTIALS_PER_MINUTE, Tiers, UserLimits
 from ctllm.config import Tier
 from ctllm.errors import RateLimited, TooManyRequests
 
@@ -97,11 +97,11 @@ class UserLimitsTests(SynchronousTestCase):
         self.assertRaises(TooManyRequests, many.admit_tunnel, "ann", ANN)
 
     def test_sessions_without_end_are_refused(self) -> None:
-        for _ in range(SESSIONS_PER_MINUTE):
-            self.limits.admit_session("ann")
-        error = self.assertRaises(RateLimited, self.limits.admit_session, "ann")
+        for _ in range(CREDENTIALS_PER_MINUTE):
+            self.limits.admit_credential("ann")
+        error = self.assertRaises(RateLimited, self.limits.admit_credential, "ann")
         self.assertEqual(error.retry_after, 1)
-        self.limits.admit_session("bob")
+        self.limits.admit_credential("bob")
         self.limits.admit_renewal("ann")
 
     def test_renewals_without_end_are_refused(self) -> None:
