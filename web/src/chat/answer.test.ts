@@ -32,12 +32,14 @@ describe('an answer', () => {
     answer.add(say(' dog.'));
     answer.show();
     expect(answer.content.value).toBe('It was a dog.');
+    expect(answer.texts.content.slice(0, 100)).toBe('It was a dog.');
   });
 
   it('has thoughts and calls of tools', () => {
     const {answer} = answerWithFrames();
     answer.add(say('', 'Hm. '));
     answer.add({message: {content: '', tool_calls: [{function: {name: 'weather', arguments: {city: 'Bonn'}}}, {function: 7}, 'x']}});
+    expect([answer.texts.content.length, answer.texts.thinking.slice(0, 100)]).toEqual([0, 'Hm. ']);
     expect(answer.parts).toMatchObject({content: '', thinking: 'Hm. ', toolCalls: [{name: 'weather', arguments: {city: 'Bonn'}}]});
   });
 

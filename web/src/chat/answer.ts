@@ -2,6 +2,7 @@
 import {batch, signal} from '@preact/signals';
 import {isObject} from '../api/http';
 import type {Message, Statistics, ToolCall} from '../storage/conversation';
+import {GrowingText} from '../markdown/growing-text';
 import {afterFrame} from '../ui/tasks';
 import {isEnd, isInterruption, type Phase} from './generation-state';
 import {readStatistics} from './statistics';
@@ -28,6 +29,8 @@ export class Answer {
   readonly reason = signal('');
   /** Since when the desktop has not answered, in epoch milliseconds; null while it does. */
   readonly silentSince = signal<number | null>(null);
+  /** The texts of the parts, for who shows them. */
+  readonly texts = {content: new GrowingText(), thinking: new GrowingText()};
   /** Epoch milliseconds. */
   readonly startedAt: number;
   readonly #prefix: string;
@@ -40,6 +43,7 @@ export class Answer {
     this.#schedule = schedule;
     this.startedAt = createdAt;
     this.#parts = {content: this.#prefix, thinking: '', toolCalls: [], statistics: null, doneReason: ''};
+    this.texts.content.append(this.#prefix);
     this.content = signal(this.#prefix);
     this.thinking = signal('');
     this.toolCalls = signal<readonly ToolCall[]>([]);
@@ -58,6 +62,8 @@ export class Answer {
 
   add(line: Readonly<Record<string, unknown>>): void {
     this.#parts = addLine(this.#parts, line);
+    this.texts.content.append(readPart(line, 'content'));
+    this.texts.thinking.append(readPart(line, 'thinking'));
     this.#cancelFrame ??= this.#schedule(() => this.show());
   }
 
@@ -90,16 +96,24 @@ export class Answer {
 
 /** Returns the parts after a line of Ollama's /api/chat. */
 export function addLine(parts: AnswerParts, line: Readonly<Record<string, unknown>>): AnswerParts {
-  const message = isObject(line['message']) ? line['message'] : {};
+  const message = readMessage(line);
   const isDone = line['done'] === true;
   const calls = Array.isArray(message['tool_calls']) ? message['tool_calls'].map(readToolCall).filter(each => each !== null) : [];
   return {
-    content: parts.content + readText(message['content']),
-    thinking: parts.thinking + readText(message['thinking']),
+    content: parts.content + readPart(line, 'content'),
+    thinking: parts.thinking + readPart(line, 'thinking'),
     toolCalls: calls.length ? [...parts.toolCalls, ...calls] : parts.toolCalls,
     statistics: isDone ? readStatistics(line) : parts.statistics,
     doneReason: isDone ? readText(line['done_reason']) : parts.doneReason,
   };
+}
+
+function readMessage(line: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  return isObject(line['message']) ? line['message'] : {};
+}
+
+function readPart(line: Readonly<Record<string, unknown>>, name: 'content' | 'thinking'): string {
+  return readText(readMessage(line)[name]);
 }
 
 function readText(value: unknown): string {

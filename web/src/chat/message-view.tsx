@@ -3,7 +3,9 @@ import {useSignal} from '@preact/signals';
 import type {VNode} from 'preact';
 import {useLayoutEffect, useRef} from 'preact/hooks';
 import {plural, t} from '../i18n/i18n';
+import type {GrowingText} from '../markdown/growing-text';
 import {Markdown} from '../markdown/markdown';
+import {visibleText} from '../markdown/visible-text';
 import type {Attachment, Id, Message, Statistics, ToolCall} from '../storage/conversation';
 import {Button, IconButton} from '../ui/button';
 import {CopyButton} from '../ui/copy-button';
@@ -17,6 +19,7 @@ import type {ShownMessage} from './branches';
 import {answers, continueAnswer, retry, sendEdited, showVersion, stopAnswer} from './chat-store';
 import {readEdit, writeEdit} from './drafts';
 import {WaitingTime} from './elapsed';
+import {PlainTextView} from './plain-text-view';
 import {AnswerNotice, SendNotice} from './send-notice';
 import {answerObstacle, useSending} from './sending';
 import {tokensPerSecond} from './statistics';
@@ -157,13 +160,13 @@ function ResponseActions({shown, isLast}: Pick<MessageProperties, 'shown' | 'isL
 /** While an answer arrives, this alone is rendered again with each frame. It stays when the answer is complete. */
 function ResponseBody({message, answer}: {readonly message: Message; readonly answer: Answer | undefined}): VNode {
   // An answer that is read again begins at its beginning, which is stored already.
-  const content = longer(answer?.content.value ?? '', message.content);
-  const thinking = longer(answer?.thinking.value ?? '', message.thinking);
+  const content = choose(answer?.content.value, message.content, answer?.texts.content);
+  const thinking = choose(answer?.thinking.value, message.thinking, answer?.texts.thinking);
   const toolCalls = answer?.toolCalls.value.length ? answer.toolCalls.value : message.toolCalls;
   const isStreaming = message.state === 'streaming';
   return (
     <>
-      {answer && content === '' && thinking === '' && <Waiting answer={answer} />}
+      {answer && content.text === '' && thinking.text === '' && <Waiting answer={answer} />}
       <Body content={content} thinking={thinking} toolCalls={toolCalls} isStreaming={isStreaming} />
       {answer && <Interruption id={message.id} answer={answer} />}
     </>
@@ -194,13 +197,20 @@ function Interruption({id, answer}: {readonly id: Id; readonly answer: Answer}):
   );
 }
 
-function longer(a: string, b: string): string {
-  return a.length >= b.length ? a : b;
+interface ShownText {
+  readonly text: string;
+  /** What the text is the beginning of, while it arrives. */
+  readonly source: GrowingText | undefined;
+}
+
+/** Returns the longer one of what has arrived and what is stored. */
+function choose(arrived: string | undefined, stored: string, source: GrowingText | undefined): ShownText {
+  return arrived !== undefined && arrived.length >= stored.length ? {text: arrived, source} : {text: stored, source: undefined};
 }
 
 interface BodyProperties {
-  readonly content: string;
-  readonly thinking: string;
+  readonly content: ShownText;
+  readonly thinking: ShownText;
   readonly toolCalls: readonly ToolCall[];
   readonly isStreaming: boolean;
 }
@@ -208,28 +218,33 @@ interface BodyProperties {
 function Body({content, thinking, toolCalls, isStreaming}: BodyProperties): VNode {
   return (
     <>
-      {thinking && (
+      {thinking.text && (
         <details class="thinking">
-          <summary>{isStreaming && content === '' ? t('chat.thinking') : t('chat.thoughts')}</summary>
-          <Thoughts text={thinking} />
+          <summary>{isStreaming && content.text === '' ? t('chat.thinking') : t('chat.thoughts')}</summary>
+          <Thoughts {...thinking} />
         </details>
       )}
-      <div class="text" dir="auto"><Markdown text={content} isStreaming={isStreaming} /></div>
+      <div class="text" dir="auto"><Markdown {...content} isStreaming={isStreaming} /></div>
       {toolCalls.map((call, index) => <ToolCallView key={index} call={call} />)}
     </>
   );
 }
 
 /** Plain text: it is appended to, whatever its length. */
-function Thoughts({text}: {readonly text: string}): VNode {
-  return <div class="thoughts" dir="auto">{text}</div>;
+function Thoughts({text, source}: ShownText): VNode {
+  const host = useRef<HTMLDivElement>(null);
+  const view = useRef<PlainTextView | null>(null);
+  useLayoutEffect(() => {
+    if (host.current) (view.current ??= new PlainTextView(host.current)).show(text, source);
+  }, [text]);
+  return <div class="thoughts" dir="auto" ref={host} />;
 }
 
 function ToolCallView({call}: {readonly call: ToolCall}): VNode {
   return (
     <details class="tool-call">
-      <summary><Icon name="settings" />{t('chat.toolCall', {name: call.name})}</summary>
-      <pre dir="ltr" tabIndex={0}>{JSON.stringify(call.arguments, null, 2)}</pre>
+      <summary><Icon name="settings" />{t('chat.toolCall', {name: visibleText(call.name)})}</summary>
+      <pre dir="ltr" tabIndex={0}>{visibleText(JSON.stringify(call.arguments, null, 2))}</pre>
     </details>
   );
 }
@@ -239,8 +254,8 @@ function ToolResult(properties: MessageProperties): VNode {
   return (
     <article id={`message-${message.id}`} class={classOf(properties, 'tool-result')}>
       <details class="tool-call">
-        <summary><Icon name="settings" />{t('chat.tool', {name: message.toolName})}</summary>
-        <pre dir="auto" tabIndex={0}>{message.content}</pre>
+        <summary><Icon name="settings" />{t('chat.tool', {name: visibleText(message.toolName)})}</summary>
+        <pre dir="auto" tabIndex={0}>{visibleText(message.content)}</pre>
       </details>
     </article>
   );

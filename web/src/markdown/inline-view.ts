@@ -16,6 +16,8 @@ export interface Context {
 
 /** Elements in elements; deeper ones have no style. */
 const MAX_DEPTH = 12;
+/** The tokens that an `end` follows. */
+const OPENING: readonly Token['kind'][] = ['style', 'link', 'refused', 'reference'];
 
 interface Level {
   readonly token: Token | null;
@@ -27,6 +29,7 @@ export class InlineView {
   readonly #host: HTMLElement;
   readonly #context: Context;
   #text: string | null = null;
+  #tokens: readonly Token[] = [];
   #waits: (() => void)[] = [];
 
   constructor(host: HTMLElement, context: Context) {
@@ -38,16 +41,53 @@ export class InlineView {
   show(text: string): void {
     if (text === this.#text) return;
     this.#text = text;
+    const before = this.#tokens;
+    this.#tokens = joinTexts(parseInline(text));
+    if (this.#append(before)) return;
     this.dispose();
     const fragment = document.createDocumentFragment();
-    new Builder(fragment, this.#context, this.#waits).build(parseInline(text));
+    new Builder(fragment, this.#context, this.#waits).build(this.#tokens);
     this.#host.replaceChildren(fragment);
+  }
+
+  /** Appends what is new of the last text, if nothing else has changed: then all nodes stay. Returns whether it did. */
+  #append(before: readonly Token[]): boolean {
+    const [old, last] = [before.at(-1), this.#tokens.at(-1)];
+    const node = this.#host.lastChild;
+    if (old?.kind !== 'text' || last?.kind !== 'text' || !(node instanceof Text) || before.length !== this.#tokens.length) return false;
+    const shown = visibleText(old.text);
+    const text = visibleText(last.text);
+    if (node.data !== shown || !text.startsWith(shown) || !isFlat(before) || !before.slice(0, -1).every((token, index) => isSame(token, this.#tokens[index]))) return false;
+    node.appendData(text.slice(shown.length));
+    return true;
   }
 
   dispose(): void {
     for (const end of this.#waits) end();
     this.#waits = [];
   }
+}
+
+/** Returns tokens without two texts in a row. */
+function joinTexts(tokens: readonly Token[]): readonly Token[] {
+  const joined: Token[] = [];
+  for (const token of tokens) {
+    const last = joined.at(-1);
+    if (token.kind === 'text' && last?.kind === 'text') joined[joined.length - 1] = {kind: 'text', text: last.text + token.text};
+    else joined.push(token);
+  }
+  return joined;
+}
+
+/** Whether all elements have ended. */
+function isFlat(tokens: readonly Token[]): boolean {
+  const depth = tokens.reduce((sum, {kind}) => sum + (OPENING.includes(kind) ? 1 : kind === 'end' ? -1 : 0), 0);
+  return depth === 0;
+}
+
+/** Whether two tokens say the same; an address is another object each time it is read. */
+function isSame(one: Token, other: Token | undefined): boolean {
+  return JSON.stringify(one) === JSON.stringify(other);
 }
 
 class Builder {

@@ -1,4 +1,5 @@
-import {describe, expect, it} from 'vitest';
+import {describe, expect, it, vi} from 'vitest';
+import {GrowingText} from './growing-text';
 import {html, PromptRenderer, render, stream} from './testing';
 import {MarkdownRenderer} from './renderer';
 
@@ -232,6 +233,40 @@ describe('a text that grows', () => {
     expect(counts).toEqual([500, 1000, 1500, 1900]);
   });
 
+  it('is read from where it was shown to, if it comes from something that grows', () => {
+    const source = new GrowingText();
+    const slice = vi.spyOn(source, 'slice');
+    const {host, show} = promptly();
+    let text = '';
+    for (const piece of ['# One', '\n\ntwo *thr', 'ee*', '\n\n- four', '\n- five']) {
+      text += piece;
+      source.append(piece);
+      show(text, {isStreaming: true, source});
+    }
+    source.append(' and what is not shown yet');
+    show(text);
+    expect(host.innerHTML).toBe(render(text).innerHTML);
+    expect(slice.mock.calls).toEqual([[5, 15], [15, 18], [18, 26], [26, 33]]);
+    show('something else', {isStreaming: true, source});
+    expect(host.textContent).toBe('something else');
+  });
+
+  it('keeps the nodes of a paragraph that words are added to', () => {
+    const {host, show} = promptly();
+    const nodes = (): readonly ChildNode[] => [...host.querySelector('p')?.childNodes ?? []];
+    const begun = 'It *is* <a> `code`, [a](https://example.com/) and wor';
+    show(begun, {isStreaming: true});
+    const before = nodes();
+    expect(before.length).toBeGreaterThan(5);
+    for (const text of [`${begun}ds, **mo`, `${begun}ds, **more`, `${begun}ds, **more \u202e`]) {
+      show(text, {isStreaming: true});
+      expect(nodes().every((node, index) => node === before[index])).toBe(true);
+      expect(host.innerHTML).toBe(render(text).innerHTML);
+    }
+    show(`${begun}ds, **more \u202e** and`, {isStreaming: true});
+    expect(host.innerHTML).toBe(render(`${begun}ds, **more \u202e** and`).innerHTML);
+  });
+
   it('is given to the layout in small parts while it streams, however much arrives and however fast it is parsed', () => {
     const due: (() => void)[] = [];
     const host = document.createElement('div');
@@ -245,6 +280,18 @@ describe('a text that grows', () => {
     expect(counts).toEqual([0, 500, 1000, 1200]);
   });
 });
+
+/** Returns a renderer that shows everything at once, and its element. */
+function promptly() {
+  const host = document.createElement('div');
+  const due: (() => void)[] = [];
+  const renderer = new MarkdownRenderer(host, {schedule: work => { due.push(work); return () => {}; }});
+  const show = (...values: Parameters<MarkdownRenderer['show']>): void => {
+    renderer.show(...values);
+    for (let work = due.shift(); work; work = due.shift()) work();
+  };
+  return {host, show};
+}
 
 /** Returns numbers from 0 to 1 that are the same each time. */
 function makeRandom(seed: number): () => number {

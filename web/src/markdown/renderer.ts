@@ -3,11 +3,14 @@ import {afterFrame} from '../ui/tasks';
 import {ChildrenView} from './block-view';
 import {BlockParser} from './block-parser';
 import {plainFormatter, type Formatter} from './formatter';
+import type {GrowingText} from './growing-text';
 import {References} from './references';
 
 export interface ShowOptions {
   /** Whether the text has an end that may still change. */
   readonly isStreaming?: boolean;
+  /** What the text is the beginning of, if it comes from something that is only appended to. */
+  readonly source?: GrowingText | undefined;
 }
 
 export interface RendererOptions {
@@ -38,6 +41,7 @@ export class MarkdownRenderer {
   #parser = new BlockParser();
   #view: ChildrenView | null = null;
   #text = '';
+  #source: GrowingText | undefined;
   #isStreaming = false;
   #isFinished = false;
   /** Takes back what the unfinished last line added. */
@@ -56,14 +60,16 @@ export class MarkdownRenderer {
    *
    * The first slice of a text that is complete is shown at once, everything else with the next frames.
    */
-  show(text: string, {isStreaming = false}: ShowOptions = {}): void {
-    const isNew = !this.#view || !text.startsWith(this.#text) || (this.#isFinished && text !== this.#text);
+  show(text: string, {isStreaming = false, source}: ShowOptions = {}): void {
+    const hasGrown = source !== undefined && source === this.#source && text.length >= this.#text.length;
+    const isNew = !this.#view || !(hasGrown || text.startsWith(this.#text)) || (this.#isFinished && text !== this.#text);
     if (isNew) this.#reset();
     else if (text === this.#text && (isStreaming === this.#isStreaming || this.#isFinished)) return;
     this.#endPreview?.();
     this.#endPreview = null;
-    this.#parser.append(text.slice(this.#text.length));
+    this.#parser.append((hasGrown ? source : text).slice(this.#text.length, text.length));
     this.#text = text;
+    this.#source = source;
     this.#isStreaming = isStreaming;
     if (isNew && !isStreaming) this.#work();
     else this.#cancel ??= this.#schedule(this.#work);
