@@ -18,8 +18,8 @@ INSTALLED = "/run/nginx"
 START_TIMEOUT = 10.0
 SERVERS = """
 server {{
-    listen 127.0.0.1:{port} backlog=4096;
-    listen 127.0.0.1:{http2_port} http2;
+    listen {host}:{port} backlog=4096;
+    listen {host}:{http2_port} http2;
     include {folder}/headers.conf;
     include {folder}/refusal_locations.conf;
     location / {{ error_page 418 = @ctllm; return 418; }}
@@ -36,7 +36,10 @@ class Nginx:
 
     def __init__(self, backend: str, **values: str) -> None:
         self.port, self.http2_port = free_port(), free_port()
-        self._backend, self._values = backend, values
+        #: Where it listens, and the command that runs it in another network namespace.
+        self.host = "127.0.0.1"
+        self.command: tuple[str, ...] = ()
+        self.backend, self._values = backend, values
         self.folder = Path(tempfile.mkdtemp(prefix="ctllm-nginx-"))
         self.authorizer = self.folder / "authorize.sock"
         self.access_log, self.logs_requests = self.folder / "access.log", False
@@ -58,7 +61,7 @@ class Nginx:
         sockets = self.folder / "sockets"
         sockets.symlink_to(sockets_of(state_dir))
         values = {
-            "ROUTES": "direct", "BACKEND": self._backend, "AUTHORIZER": f"unix:{self.authorizer}",
+            "ROUTES": "direct", "BACKEND": self.backend, "AUTHORIZER": f"unix:{self.authorizer}",
             "SOCKETS": str(sockets), "FILES": "8192", "CONNECTIONS": "8192", "WORKERS": "auto",
             "CLIENT_REQUESTS_PER_SECOND": "100000", "BURST": "200000", "RESOLVER": "127.0.0.1",
             "CLIENT_CONNECTIONS": "60000", "ALT_SVC": "", "DOMAIN": "ctllm.test",
@@ -69,7 +72,9 @@ class Nginx:
             for name, value in values.items():
                 text = text.replace(f"${{{name}}}", value)
             (self.folder / template.stem).write_text(text)
-        servers = SERVERS.format(port=self.port, http2_port=self.http2_port, folder=self.folder)
+        servers = SERVERS.format(
+            host=self.host, port=self.port, http2_port=self.http2_port, folder=self.folder
+        )
         (self.folder / "servers.conf").write_text(servers)
         (self.folder / "tls.conf").write_text("")
         (self.folder / "headers.conf").write_text("")  # for TLS only
@@ -86,7 +91,7 @@ class Nginx:
     def _run(self) -> None:
         nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
         assert nginx, "These tests need nginx: install nginx-light."
-        argv = [nginx, "-q", "-c", str(self.folder / "nginx.conf"), "-e", "stderr"]
+        argv = [*self.command, nginx, "-q", "-c", str(self.folder / "nginx.conf"), "-e", "stderr"]
         checked = subprocess.run([*argv, "-t"], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stderr
         self._process = subprocess.Popen(argv)

@@ -85,15 +85,17 @@ class Swarm:
             time.sleep(0.1)
 
     def enter(self, cluster: Cluster) -> None:
-        """Have the cloud of `cluster` run in the entrance, and its ports forwarded to there."""
+        """Have the cloud of `cluster`, and its nginx, run in the entrance; forward their ports."""
         inspected = self.inspect(ENTRANCE)
         address = inspected["NetworkSettings"]["IPAddress"]
-        cluster.cloud_host = address
-        cluster.cloud_command = (
-            "/usr/bin/nsenter",
-            f"--net=/proc/{inspected['State']['Pid']}/ns/net",
-        )
-        for port in (cluster.backend_port, cluster.metrics_port):
+        command = ("/usr/bin/nsenter", f"--net=/proc/{inspected['State']['Pid']}/ns/net")
+        cluster.cloud_host, cluster.cloud_command = address, command
+        ports = {cluster.backend_port, cluster.metrics_port}
+        if cluster.nginx is not None:
+            cluster.nginx.host, cluster.nginx.command = address, command
+            cluster.nginx.backend = f"{address}:{cluster.backend_port}"
+            ports.add(cluster.nginx.port)
+        for port in ports:
             listening: Any = reactor
             forward = ProxyFactory(address, port)
             cluster.ports.append(listening.listenTCP(port, forward, interface="127.0.0.1"))

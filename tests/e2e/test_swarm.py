@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster, wait_until
@@ -122,6 +123,23 @@ async def test_a_node_that_is_drained_or_dies_costs_a_reconnect(
             lambda: "Ready" in swarm.manager.docker("node", "ls", "-f", "role=worker"),
             "the worker to return", 60,
         )  # fmt: skip
+
+
+@ensureDeferred
+async def test_nginx_sends_requests_to_other_nodes_itself(swarm: Swarm, cluster: Cluster) -> None:
+    """The end of the cloud cuts neither the stream nor the desktop's tunnel."""
+    if cluster.nginx is None:
+        cluster.use_nginx()
+    swarm.enter(cluster)
+    cloud = await start_with_desktop(cluster, *swarm.options("node.role==worker"))
+    cluster.ollama.script("/api/chat", Script(lines=60, line_interval=0.05))
+    token = cluster.alice_token
+    response = Deferred.fromCoroutine(cluster.request("POST", "/api/chat", CHAT, token))
+    await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)
+    await cloud.stop(signal.SIGKILL)
+    status, _, body = await response
+    lines = body.splitlines()
+    assert (status, len(lines), json.loads(lines[-1])["done"]) == (200, 61, True)
 
 
 @ensureDeferred
