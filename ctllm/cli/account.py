@@ -11,7 +11,7 @@ from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctllm.cli.keys import open_credentials
+from ctllm.cli.keys import open_credentials, wait_for_cloud
 from ctllm.cli.output import is_terminal, print_error, print_text
 from ctllm.cli.parser import Parser
 from ctllm.cli.reactor_runner import Reactor, run_in_reactor
@@ -337,6 +337,7 @@ def _cloud_target(config: Config, model: str, key_name: str, creates_key: bool) 
         return Target(session.cloud_url, PLACEHOLDER_KEY, model)
     name, key = create_numbered_key(file, key_name, time.time())
     print_error(f"created the API key {name}; it is shown once. To revoke it: ctllm keys rm {name}")
+    wait_for_cloud(config)
     return Target(session.cloud_url, key, model)
 
 

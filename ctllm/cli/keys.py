@@ -7,6 +7,7 @@ import re
 import time
 from argparse import SUPPRESS, Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ctllm.cli.output import print_error, print_json, print_text
 from ctllm.cli.parser import Parser
 from ctllm.config import Config
-from ctllm.errors import BadRequest
+from ctllm.errors import BadRequest, CtllmError
 
 if TYPE_CHECKING:
     from ctllm.auth.api_keys import KeyUse
@@ -117,6 +118,7 @@ def add_key(config: Config, arguments: Namespace) -> None:
         parse_rate(arguments.requests_per_minute) if arguments.requests_per_minute else 0,
     )
     print_text(create_api_key(open_credentials(config), arguments.name, now, options))
+    wait_for_cloud(config)
 
 
 def remove_key(config: Config, arguments: Namespace) -> None:
@@ -124,6 +126,17 @@ def remove_key(config: Config, arguments: Namespace) -> None:
     from ctllm.desktop.api_keys import revoke_api_key
 
     revoke_api_key(open_credentials(config), arguments.name)
+    wait_for_cloud(config)
+
+
+def wait_for_cloud(config: Config) -> None:
+    """Wait until the cloud knows the keys as they are now, if a desktop runs and is connected."""
+    from ctllm.ipc import protocol
+    from ctllm.ipc.client import IpcClient
+
+    with suppress(CtllmError), IpcClient(Path(config.state_dir)) as daemon:
+        if daemon.status().state.is_connected:
+            daemon.call(protocol.LeaseKeys)
 
 
 def list_keys(config: Config, arguments: Namespace) -> None:

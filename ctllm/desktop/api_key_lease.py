@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,6 +23,7 @@ from ctllm.desktop.credential_file import Credentials, Login
 from ctllm.desktop.key_usage import KeyUsage
 from ctllm.desktop.remote_keys import RemoteKeys
 from ctllm.errors import BadRequest, CtllmError, Unauthorized
+from ctllm.reactor.deferred_tools import Waiters, run_with_timeout
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.reactor.services import Service
@@ -76,6 +78,7 @@ class ApiKeyLease(Service):
         self._leased: _Announcement | None = None
         self._attempted: _Announcement | None = None
         self._renew_at = 0.0
+        self._leases: Waiters[None] = Waiters()
 
     def startService(self) -> None:
         """Start to renew."""
@@ -97,6 +100,19 @@ class ApiKeyLease(Service):
     def is_current(self) -> bool:
         """Whether the cloud has a lease of the current keys."""
         return self._leased is not None and self._leased == self._announcement()
+
+    async def wait_until_current(self, timeout: float) -> bool:
+        """Return whether the cloud has a lease of the current keys, `timeout` seconds from now.
+
+        Returns as soon as it has. Raises CtllmError.
+        """
+        with suppress(TimeoutError):
+            await run_with_timeout(self._clock, timeout, self._wait_for_lease())
+        return self.is_current
+
+    async def _wait_for_lease(self) -> None:
+        while not self.is_current:
+            await self._leases.wait()
 
     def renew_now(self) -> None:
         """Renew at the next poll: after a reconnect the cloud may have restarted without leases."""
@@ -159,6 +175,7 @@ class ApiKeyLease(Service):
         # Also of a key that the response has added: the cloud tells each use once.
         known = {key.id for key in (*keys, *self._session.credentials.api_keys)}
         self._usage.add(response.usage, frozenset(known), self._clock.seconds())
+        self._leases.succeed(None)
 
     def _apply(self, login: Login, changes: KeyChanges) -> bool:
         return self._remote_keys is not None and self._remote_keys.apply(login, changes)

@@ -385,6 +385,7 @@ class DesktopService(MultiService):
             broker,
             self.session,
             logins,
+            self.keys,
             log,
         )
         ipc = IpcService(

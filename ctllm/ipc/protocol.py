@@ -97,6 +97,10 @@ class Logout(_Request, frozen=True, tag="LOGOUT"):
     """Log out of the cloud, and delete the credentials."""
 
 
+class LeaseKeys(_Request, frozen=True, tag="LEASE_KEYS"):
+    """Return whether the cloud knows the API keys as they are now; wait some seconds for that."""
+
+
 class Logs(_Request, frozen=True, tag="LOGS"):
     """Return the last `lines` of the daemon's log; with `follow`, send the next ones as events."""
 
@@ -110,7 +114,7 @@ class About(_Request, frozen=True, tag="ABOUT"):
 
 Request = (
     Auth | StatusRequest | Subscribe | Show | Hide | Settings | Quit | Prefer | Login | BeginLogin
-    | CancelLogin | Logout | Logs | About
+    | CancelLogin | Logout | LeaseKeys | Logs | About
 )  # fmt: skip
 COMMANDS = tuple(str(kind.__struct_config__.tag) for kind in Request.__args__)
 

@@ -119,6 +119,15 @@ def message(body: bytes) -> str:
 
 
 @ensureDeferred
+async def test_a_key_works_once_the_command_ends_that_creates_it(keys: KeyCluster) -> None:
+    """So a script may use it in its next line; and no longer after that which revokes it."""
+    key = await keys.run_ctllm("study", "keys", "add", "script")
+    assert await keys.is_accepted(key)
+    await keys.run_ctllm("study", "keys", "rm", "script")
+    assert not await keys.is_accepted(key)
+
+
+@ensureDeferred
 async def test_a_key_may_be_presented_in_each_header(keys: KeyCluster) -> None:
     """Whatever the case of the scheme and the header, and beside a placeholder."""
     key = keys.api_key

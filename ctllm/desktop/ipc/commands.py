@@ -8,6 +8,7 @@ from typing import Any
 
 import twisted
 from ctllm import __version__
+from ctllm.desktop.api_key_lease import ApiKeyLease
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
 from ctllm.desktop.cloud_session import CloudSession
@@ -21,6 +22,8 @@ from ctllm.ipc import protocol
 from ctllm.ipc.messages import AboutInfo, LoginBegun, OpenResult, Status
 
 HOMEPAGE = "https://github.com/ctllm/ctllm"
+#: Seconds in which the cloud usually knows new API keys.
+LEASE_TIMEOUT = 5.0
 
 
 class CommandHandler:
@@ -39,6 +42,7 @@ class CommandHandler:
         broker: Broker,
         session: CloudSession,
         logins: Logins,
+        keys: ApiKeyLease,
         log_buffer: LogBuffer,
     ) -> None:
         self._get_status = get_status
@@ -48,6 +52,7 @@ class CommandHandler:
         self._broker = broker
         self._session = session
         self._logins = logins
+        self._keys = keys
         self._log_buffer = log_buffer
         self._handlers: Mapping[type[Any], Callable[[Any, IpcConnection], Awaitable[object]]] = {
             protocol.StatusRequest: self._handle_status,
@@ -61,6 +66,7 @@ class CommandHandler:
             protocol.BeginLogin: self._handle_begin_login,
             protocol.CancelLogin: self._handle_cancel_login,
             protocol.Logout: self._handle_logout,
+            protocol.LeaseKeys: self._handle_lease_keys,
             protocol.Logs: self._handle_logs,
             protocol.About: self._handle_about,
         }
@@ -120,6 +126,9 @@ class CommandHandler:
     async def _handle_logout(self, _: protocol.Logout, connection: IpcConnection) -> object:
         login = await self._logins.log_out()
         return {"cloud_url": login.cloud_url}
+
+    async def _handle_lease_keys(self, _: protocol.LeaseKeys, connection: IpcConnection) -> object:
+        return {"current": await self._keys.wait_until_current(LEASE_TIMEOUT)}
 
     async def _handle_logs(self, request: protocol.Logs, connection: IpcConnection) -> object:
         connection.follows_log = request.follow

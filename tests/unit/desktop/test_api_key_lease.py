@@ -120,6 +120,22 @@ class LeaseTests(SynchronousTestCase):
         self.assertEqual(self.session.told, [[ONE.record, TWO.record]])
         self.assertTrue(self.lease.is_current)
 
+    def test_waits_until_the_cloud_knows_the_current_keys(self) -> None:
+        self.lease.startService()
+        self.session.known = self.session.with_keys(ONE, TWO)
+        self.session.refusal = BadGateway("no")
+        refused, waiting = (
+            Deferred.fromCoroutine(self.lease.wait_until_current(seconds)) for seconds in (1, 9)
+        )
+        self.wait(1)
+        self.assertFalse(self.successResultOf(refused))
+        self.assertNoResult(waiting)
+        self.session.refusal = None
+        self.wait(3)
+        self.assertTrue(self.successResultOf(waiting))
+        at_once = Deferred.fromCoroutine(self.lease.wait_until_current(1))
+        self.assertTrue(self.successResultOf(at_once))
+
     def test_leases_no_expired_keys(self) -> None:
         self.session.known = self.session.with_keys(ONE, TWO)
         self.lease.startService()
