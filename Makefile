@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# With --no-compile, Python compiles the modules that are used, and no others.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Node and npm may be in the virtual environment: tests/npm installs them there if they are missing.
 NPM = PATH="$(abspath $(BIN)):$$PATH" npm
 
@@ -56,8 +58,8 @@ compatibility: $(VENV)/.tests $(VENV)/.npm $(VENV)/.compatibility ## Every clien
 images: $(VENV)/.runs ## Build the image of the streaming proxy (BASE_IMAGE=..., for a server with Docker)
 	@PYTHON=$(BIN)/python containers/build $(BASE_IMAGE)
 
-server: $(VENV)/.runs ## Build the images of the whole server, after `make site` (docs/operations.md)
-	@PYTHON=$(BIN)/python containers/build-server
+server: $(VENV)/.docs ## Build the site and the images of the whole server (BASE_IMAGES="...", docs/operations.md)
+	@PYTHON=$(BIN)/python containers/build-server $(BASE_IMAGES)
 
 clients: $(VENV)/.tests ## Write docs/clients.md, and what the page shows, from the table of clients
 	$(BIN)/python -m ctllm.client_snippets > docs/clients.md
@@ -97,17 +99,17 @@ $(BIN)/python:
 
 $(VENV)/.runs: $(BIN)/python setup.cfg pyproject.toml
 	@echo "Installing ctllm into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(PIP) --no-compile --editable .
 	@touch $@
 
 $(VENV)/.tests: $(BIN)/python setup.cfg pyproject.toml
 	@echo "Installing ctllm and what its tests need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]'
+	@$(PIP) --editable '.[test,docs]'
 	@touch $@ $(VENV)/.runs $(VENV)/.docs
 
 $(VENV)/.docs: $(BIN)/python setup.cfg pyproject.toml
 	@echo "Installing ctllm and what its documentation is built with into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@$(PIP) --no-compile --editable '.[docs]'
 	@touch $@ $(VENV)/.runs
 
 $(VENV)/.npm: $(BIN)/python tests/compatibility/package.json
@@ -121,5 +123,5 @@ $(VENV)/.web: web/package-lock.json $(VENV)/.npm
 
 $(VENV)/.compatibility: $(VENV)/.tests
 	@echo "Installing the heavy clients into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[compatibility]'
+	@$(PIP) --editable '.[compatibility]'
 	@touch $@

@@ -168,6 +168,14 @@ class ComposeServer:
             tag = f"ctllm-{name}:{version}"
             self.docker.docker("build", "-q", "-t", tag, "-", data=lines.encode())
 
+    def remove(self) -> None:
+        """Remove its containers, volumes and folder."""
+        self.compose("down", "--volumes", "--timeout", "2")
+        for each in self.docker.docker("ps", "-aq", "--filter=label=ctllm.instance").split():
+            self.docker.docker("rm", "-f", each)
+        shutil.rmtree(self.folder)
+        self.folder.with_suffix(".hosts").unlink(missing_ok=True)
+
     def compose(self, *arguments: str) -> str:
         """Run docker-compose; return its output."""
         return self.run_compose(*arguments).decode()
@@ -298,8 +306,4 @@ def compose_server(docker: Dockerd) -> Iterator[ComposeServer]:
         server.build()
         yield server
     finally:
-        server.compose("down", "--volumes", "--timeout", "2")
-        for each in docker.docker("ps", "-aq", "--filter=label=ctllm.instance").split():
-            docker.docker("rm", "-f", each)
-        shutil.rmtree(folder)
-        folder.with_suffix(".hosts").unlink(missing_ok=True)
+        server.remove()
