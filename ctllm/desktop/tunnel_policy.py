@@ -13,16 +13,25 @@ from functools import partial
 from ctllm.common.json_decoder import InvalidJson, decode_object_pairs
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.desktop.model_restriction import find_restriction
-from ctllm.errors import BadRequest, ContentTooLarge, Forbidden, ServiceUnavailable
+from ctllm.desktop.resources.json_exchange import refuse
+from ctllm.errors import (
+    BadRequest,
+    ContentTooLarge,
+    Forbidden,
+    MethodNotAllowed,
+    ServiceUnavailable,
+)
 from ctllm.http.header_policy import SCOPE
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, get_header
+from ctllm.ollama.dialects import dialect_of
 from ctllm.ollama.endpoints import (
     Endpoint,
     Scope,
     canonical_request,
     describe_request,
     find_endpoint,
+    refusal_error,
 )
 from ctllm.relay.buffered_request import BufferedRequest
 from ctllm.relay.replay_buffer import ReplayBuffer
@@ -53,9 +62,12 @@ class TunnelPolicy:
         self._buffer_budget = BufferBudget(MAX_BUFFERED + 1)  # full only beyond MAX_BUFFERED
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        """Start a request; raises Forbidden."""
+        """Start a request; raises Forbidden. A wrong method gets 405, as from Ollama."""
         head = canonical_request(head)
-        endpoint = self._authorize(head)
+        try:
+            endpoint = self._authorize(head)
+        except MethodNotAllowed as error:  # which no tunnel can send, because of its Allow
+            return refuse(sink, error, dialect_of(head.path))
         restriction = find_restriction(head, self._buffer_budget)
         checks: list[CheckBody] = []
         if endpoint is not None and endpoint.names_registry and ALLOW_ALL not in self._allow:
@@ -73,7 +85,7 @@ class TunnelPolicy:
     def _authorize(self, head: RequestHead) -> Endpoint | None:
         """Return the endpoint of an allowed request; None if only the configuration knows it.
 
-        Raises Forbidden.
+        Raises Forbidden, or MethodNotAllowed as Ollama would, for a path that has other methods.
         """
         endpoint = find_endpoint(head)
         request = describe_request(head)
@@ -84,9 +96,10 @@ class TunnelPolicy:
             self._require_manage(scopes, request)
             return endpoint
         if endpoint is None or endpoint.scope is Scope.CLOSED:
-            raise Forbidden(
+            raise refusal_error(
+                head,
                 f"{request} is not passed on to this machine's Ollama. To allow it, add "
-                f'"{request}" to desktop.allowed_requests in the configuration of this desktop.'
+                f'"{request}" to desktop.allowed_requests in the configuration of this desktop.',
             )
         if endpoint.scope not in self._allow:
             raise Forbidden(

@@ -20,6 +20,7 @@ from zope.interface import provider
 from tests.e2e.chromium import Chromium
 from tests.e2e.cluster import Cluster
 from tests.e2e.containers import ContainerInspector
+from tests.e2e.debian_system import DebianSystem
 from tests.e2e.dockerd import Dockerd, dockerd
 from tests.e2e.faulty_cluster import FaultyCluster
 from tests.e2e.mirrored_requests import MirroredCluster, start_mirrored_cluster
@@ -126,6 +127,13 @@ async def tab(chromium: Chromium) -> Any:
     new_tab = await chromium.tab()
     yield new_tab
     await new_tab.close()
+
+
+@pytest.fixture(scope="session")
+def trixie(tmp_path_factory: pytest.TempPathFactory) -> DebianSystem:
+    """Debian 13, whose nginx has HTTP/3 and `pass`, as that of the container's usual image."""
+    root = tmp_path_factory.mktemp("trixie") / "root"
+    return DebianSystem.bootstrap(root, "trixie", "nginx-light", "libnginx-mod-stream")
 
 
 @pytest.fixture(scope="session")

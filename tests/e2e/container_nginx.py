@@ -19,6 +19,8 @@ DOMAIN, APP = "ctllm.test", "app.ctllm.test"
 #: What the container has in its image, or as a volume.
 PROGRAMS, TEMPLATES = "/usr/local/bin", "/etc/ctllm/nginx"
 CERTIFICATES = "/etc/ctllm/certificates"
+#: The ports of nginx that only its container reaches.
+INSIDE_PORTS = ("8081", "8082", "8444")
 
 
 class ContainerNginx:
@@ -32,7 +34,7 @@ class ContainerNginx:
         # Short, as the paths of sockets have to be.
         self.folder = Path(tempfile.mkdtemp(prefix="ctllm-nginx-"))
         self.authorizer = self.folder / "authorize.sock"
-        self.port = free_port()
+        self.port, self.plain_port = free_port(), free_port()
         self.authority = self.folder / "certificate.pem"
         self._certificates = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,7 +76,8 @@ class ContainerNginx:
 
     def _install(self) -> None:
         """Put the files of the image in place, with the ports of this nginx."""
-        ports = {"8443": self.port, "8080": free_port(), "8081": free_port()}
+        ports = {"8443": self.port, "8080": self.plain_port}
+        ports |= {each: free_port() for each in INSIDE_PORTS}
         for each in (PROGRAMS, TEMPLATES, CERTIFICATES, "/run/nginx"):
             shutil.rmtree(self._system.file(each), ignore_errors=True)
             self._system.file(each).mkdir(parents=True)

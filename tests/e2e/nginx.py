@@ -77,6 +77,7 @@ class Nginx:
         )
         (self.folder / "servers.conf").write_text(servers)
         (self.folder / "tls.conf").write_text("")
+        (self.folder / "stream.conf").write_text("")  # as where nginx cannot do it
         (self.folder / "headers.conf").write_text("")  # for TLS only
         if self.logs_requests:
             log = self.folder / "log.conf"

@@ -43,15 +43,6 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def trixie(tmp_path_factory: pytest.TempPathFactory) -> DebianSystem:
-    """Debian 13 with its nginx."""
-    root = tmp_path_factory.mktemp("trixie") / "root"
-    system = DebianSystem.bootstrap(root, "trixie", "nginx-light")
-    assert "http_v3_module" in system.run("sh", "-c", "nginx -V 2>&1")
-    return system
-
-
-@pytest.fixture(scope="module")
 def world(trixie: DebianSystem, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A cloud whose proxies nginx reaches by itself, and alice's desktop."""
     cluster = Cluster(tmp_path_factory.mktemp("http3"))

@@ -70,6 +70,27 @@ async def test_a_key_can_use_models_but_not_manage_them(started: Cluster) -> Non
     assert (status, headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.parametrize("front", ["cloud", "nginx"])
+@ensureDeferred
+async def test_another_method_of_a_known_path_gets_ollamas_405(tmp_path: Path, front: str) -> None:
+    """Whatever the scope of the key, so whether the cloud or the desktop refuses it."""
+    cluster = Cluster(tmp_path)
+    if front == "nginx" and cluster.nginx is None:
+        cluster.use_nginx()
+    await cluster.start_cloud()
+    cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", port)
+    for scope in ("use", "manage"):
+        cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", f"--scope={scope}", scope)
+        await cluster.wait_for_api_key()
+        for path, allow in (("/api/blobs/sha256:00", "HEAD, POST"), ("/api/chat", "POST")):
+            status, headers, body = await cluster.request("GET", path, token=cluster.api_key)
+            assert (status, headers.get("allow")) == (405, allow), (scope, body)
+            assert json.loads(body)["error"]
+    assert client_requests(cluster) == []
+    await cluster.stop()
+
+
 @ensureDeferred
 async def test_a_manage_key_and_the_owner_can_manage_models(started: Cluster) -> None:
     """But not pull from other registries, or use Ollama's account."""

@@ -40,12 +40,14 @@ def json_response(status: int, value: Any, headers: Headers = ()) -> Response:
     return Response(status, body, (*_JSON, *headers))
 
 
-def error_response(error: CtllmError, headers: Headers = ()) -> Response:
+def error_response(
+    error: CtllmError, headers: Headers = (), dialect: Dialect = Dialect.CTLLM
+) -> Response:
     """Return `error` as a response. It passes every proxy, whatever errors that knows."""
     retry = () if error.retry_after is None else ((b"Retry-After", b"%d" % error.retry_after),)
     allow = ((b"Allow", error.allow.encode()),) if isinstance(error, MethodNotAllowed) else ()
     more = (*retry, *allow, *headers)
-    return Response(error.status, error_body(Dialect.CTLLM, error), (*_JSON, *more))
+    return Response(error.status, error_body(dialect, error), (*_JSON, *more))
 
 
 #: Returns the response to a request with this body; raises CtllmError.
@@ -56,7 +58,8 @@ class JsonExchange:
     """A RequestSink that collects a body of at most `limit` bytes, and writes a response.
 
     `handler` returns the response. A cancelled request cancels the handler. While `budget` is full,
-    bodies and responses are refused with 503. `over_limit` is the error of a larger body.
+    bodies and responses are refused with 503. `over_limit` is the error of a larger body. Errors
+    are in `dialect`.
     """
 
     _log = Logger()
@@ -68,8 +71,10 @@ class JsonExchange:
         handler: Handler,
         budget: BufferBudget | None = None,
         over_limit: CtllmError | None = None,
+        dialect: Dialect = Dialect.CTLLM,
     ) -> None:
         self._sink = sink
+        self._dialect = dialect
         self._over_limit = over_limit or ContentTooLarge(
             f"This request takes at most {limit:,} bytes."
         )
@@ -97,7 +102,7 @@ class JsonExchange:
     def _refuse(self, error: CtllmError) -> None:
         self._received.clear()
         self._release()
-        self._respond(error_response(error))
+        self._respond(self._render(error))
 
     def _reserve(self, count: int) -> bool:
         """Count `count` bytes as held, unless the budget is full."""
@@ -146,17 +151,20 @@ class JsonExchange:
         try:
             response = await self._handler(body)
         except CtllmError as error:
-            response = error_response(error)
+            response = self._render(error)
         self._release()  # the body was handled
         if not self._has_ended and not self._reserve(len(response.body)):
-            response = error_response(_BUSY)
+            response = self._render(_BUSY)
         self._respond(response)
 
     def _handling_failed(self, reason: Failure) -> None:
         if self._has_ended and isinstance(reason.value, CancelledError):
             return
         self._log.failure("A request for a resource of this desktop failed", reason)
-        self._respond(error_response(CtllmError("An internal error occurred on this desktop.")))
+        self._respond(self._render(CtllmError("An internal error occurred on this desktop.")))
+
+    def _render(self, error: CtllmError) -> Response:
+        return error_response(error, dialect=self._dialect)
 
     def _respond(self, response: Response) -> None:
         if self._has_ended or self._unsent is not None:
@@ -179,10 +187,10 @@ class JsonExchange:
             self._sink.finish()
 
 
-def refuse(sink: ResponseSink, error: CtllmError) -> JsonExchange:
+def refuse(sink: ResponseSink, error: CtllmError, dialect: Dialect = Dialect.CTLLM) -> JsonExchange:
     """Return the RequestSink of a request that is refused, whatever its body is."""
 
     async def handler(_: bytes) -> Response:
         raise error
 
-    return JsonExchange(sink, 0, handler, over_limit=error)
+    return JsonExchange(sink, 0, handler, over_limit=error, dialect=dialect)

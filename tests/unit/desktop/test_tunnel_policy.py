@@ -18,7 +18,7 @@ from ctllm.errors import (
     ServiceUnavailable,
 )
 from ctllm.http.interfaces import RequestSink
-from ctllm.http.message.head import RequestHead
+from ctllm.http.message.head import RequestHead, get_header
 from tests.unit.fakes import FakeResponseSink, FakeUpstream
 
 READS = ("GET /api/tags", "POST /api/chat", "POST /v1/messages", "HEAD /", "GET /v1/models/m")
@@ -71,7 +71,22 @@ class ScopeTests(TunnelPolicyCase):
             self.assertTrue(self.passes(line), line)
         for line in CLOSED:
             self.assertFalse(self.passes(line), line)
-        self.assertRaises(Forbidden, self.open, "DELETE /api/chat")
+
+    def test_another_method_of_a_known_path_is_not_allowed_as_with_ollama(self) -> None:
+        for line, allow, begin in (
+            ("DELETE /api/chat", b"POST", b'{"error":"DELETE'),
+            ("GET /api/blobs/x", b"HEAD, POST", b'{"error":"GET'),
+            ("PUT /v1/models/m", b"GET", b'{"error":{'),
+        ):
+            self.open(line).finish()
+            head = self.heard.head
+            assert head is not None
+            self.assertEqual((head.status, get_header(head.headers, b"allow")), (405, allow))
+            self.assertTrue(self.heard.body.startswith(begin), self.heard.body)
+            self.open(line).write(b"a body")
+            self.assertTrue(self.heard.is_finished)
+        self.assertEqual(self.upstream.heads, [])
+        self.assertRaises(Forbidden, self.open, "GET /api/blobs")
 
     def test_without_manage_no_scope_allows_changes(self) -> None:
         self.use(allowed_requests=("use",))
