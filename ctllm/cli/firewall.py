@@ -112,6 +112,14 @@ def missing_rules(config: Config) -> list[firewall.Command]:
     return firewall.install_commands(_read_state(), pool)
 
 
+def read_docker_rules() -> list[str]:
+    """Return the rules of the tables that Docker uses, for IPv4; raises BadConfiguration."""
+    if os.geteuid() != 0:
+        raise BadConfiguration("only root can read rules")
+    command = firewall.list_rules_command("iptables")
+    return [*_run(command), *_run((*command, "-t", "nat"))]
+
+
 def _read_state() -> firewall.FirewallState:
     if os.geteuid() != 0:
         raise BadConfiguration("only root can read and change rules; run: sudo ctllm firewall")

@@ -62,6 +62,15 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
+def show_progress(text: str) -> None:
+    """Show on a terminal what happens now, in place of what was shown; nothing if `text` is empty.
+
+    It goes to standard error.
+    """
+    if is_terminal(sys.stderr):
+        print(f"\r\x1b[K{sanitize_text(text)}", end="", file=sys.stderr, flush=True)
+
+
 def is_stdout_closed() -> bool:
     """Whether the reader closed standard output. A command that prints without end then stops."""
     return _Stdout.is_closed

@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from ctllm import __version__
 from ctllm.cli.findings_view import print_findings, print_findings_json, summarise
-from ctllm.cli.output import is_terminal, print_text
+from ctllm.cli.output import is_terminal, print_text, show_progress
 from ctllm.config import Config
 from ctllm.errors import CtllmError
+from ctllm.server.checks.connection import ProbeError
+from ctllm.server.checks.containers import START_TIMEOUT, StartWait
 from ctllm.server.checks.findings import Finding, exit_code
-from ctllm.server.checks.inside import ServerMachine
+from ctllm.server.checks.inside import FirewallReader, ServerMachine
 from ctllm.server.checks.machine import docker_socket, find_compose
 from ctllm.server.checks.outside import OutsideChecks, parse_target
 from ctllm.server.deployment import load_deployment
@@ -43,7 +46,8 @@ def set_up_server(arguments: Namespace) -> None:
     )
     report = set_up_folder(folder, deployment, options)
     _print_report(folder, report, arguments.dry_run)
-    machine = ServerMachine(folder, report.env, deployment, arguments.timeout, list)
+    nothing_runs = FirewallReader(list, list)
+    machine = ServerMachine(folder, report.env, deployment, arguments.timeout, nothing_runs)
     compose = find_compose()
     print_text("\nChecks:")
     findings = print_findings(machine.checks_before_start(compose))
@@ -107,11 +111,14 @@ def check_server(config: Config, arguments: Namespace) -> None:
 def _read_machine(config: Config, arguments: Namespace) -> tuple[ServerMachine, FolderState]:
     folder = arguments.folder.absolute()
     state = read_folder(folder)
-    missing_rules = partial(_missing_rules, config)
-    return (
-        ServerMachine(folder, state.env, load_deployment(), arguments.timeout, missing_rules),
-        state,
-    )
+    firewall = FirewallReader(partial(_missing_rules, config), _read_rules)
+    wait = StartWait(START_TIMEOUT, _show_wait)
+    timeout = arguments.timeout
+    return ServerMachine(folder, state.env, load_deployment(), timeout, firewall, wait), state
+
+
+def _show_wait(services: Sequence[str]) -> None:
+    show_progress(f"Waiting for the health of {', '.join(services)} ..." if services else "")
 
 
 def _check_machine(machine: ServerMachine, state: FolderState) -> Iterator[Finding]:
@@ -125,9 +132,21 @@ def _check_machine(machine: ServerMachine, state: FolderState) -> Iterator[Findi
 
 def _missing_rules(config: Config) -> list[str]:
     from ctllm.cli.firewall import missing_rules
-    from ctllm.server.checks.connection import ProbeError
 
-    try:
+    with _as_probe_error():
         return [" ".join(command) for command in missing_rules(config)]
+
+
+def _read_rules() -> list[str]:
+    from ctllm.cli.firewall import read_docker_rules
+
+    with _as_probe_error():
+        return read_docker_rules()
+
+
+@contextmanager
+def _as_probe_error() -> Iterator[None]:
+    try:
+        yield
     except CtllmError as error:
         raise ProbeError(error.message) from error

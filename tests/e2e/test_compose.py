@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +167,10 @@ async def wait_for_new_certificate(world: World, old: x509.Certificate) -> x509.
 
 @ensureDeferred
 async def test_all_containers_are_healthy_without_an_authority(world: World) -> None:
-    """Until there is a certificate, there is a self-signed one."""
-
-    async def is_healthy() -> bool:
-        return not await deferToThread(world.server.unhealthy)
-
-    await wait_until(is_healthy, "all containers to be healthy", 90)
+    """Until there is a certificate, there is a self-signed one. A check waits for their start."""
+    _, findings = await deferToThread(check_server, world.server)
+    assert {findings[service]["state"] for service in SERVICES} == {"ok"}, findings
+    assert not await deferToThread(world.server.unhealthy)
     certificate = await deferToThread(world.server.certificate)
     assert common_name(certificate) == "ctllm: no certificate yet"
     assert certificate.issuer == certificate.subject
@@ -788,6 +787,36 @@ async def test_a_backup_is_restored_in_two_commands(alice: World) -> None:
     assert before and await deferToThread(server.users) == before
 
 
+def delete_rules_of_docker(server: ComposeServer) -> int:
+    """Delete those that Docker has set for this server in the table nat; return their number.
+
+    A firewall that is loaded again deletes all. Other engines may run on this machine.
+    """
+    settings = server.inspect("api-backend")["NetworkSettings"]["Networks"]["ctllmtest_outbound"]
+    subnet = ip_interface(f"{settings['IPAddress']}/{settings['IPPrefixLen']}").network
+    marks = (f"-s {subnet} ", f"-d {server.address}/32 ")
+    iptables = ("/usr/sbin/iptables", "-w", "-t", "nat")
+    listed = subprocess.run([*iptables, "-S"], capture_output=True, text=True, check=True).stdout
+    rules = [each for each in listed.splitlines() if any(mark in each for mark in marks)]
+    for each in rules:
+        subprocess.run([*iptables, "-D", *each.split()[1:]], check=True)
+    return len(rules)
+
+
+@ensureDeferred
+async def test_a_check_names_rules_of_docker_that_are_missing(alice: World) -> None:
+    """With what to do about it, which is what the next test does."""
+    _, findings = await deferToThread(check_server, alice.server)
+    assert findings["Docker rules"]["state"] == "ok", findings
+    assert await deferToThread(delete_rules_of_docker, alice.server) == 4
+    code, findings = await deferToThread(check_server, alice.server)
+    found = findings["Docker rules"]
+    assert code == 2 and found["state"] == "fault"
+    for name in ("port 443/tcp", "port 443/udp", "port 80/tcp", "the way out of "):
+        assert name in found["found"], found
+    assert "systemctl restart docker" in found["advice"]
+
+
 @ensureDeferred
 async def test_the_server_returns_after_a_restart_of_docker(alice: World) -> None:
     """Without live-restore all containers end with it. No proxy has a network to be guarded."""
@@ -797,7 +826,7 @@ async def test_the_server_returns_after_a_restart_of_docker(alice: World) -> Non
 
     await wait_until(alice.is_served, "the key to be accepted again", 120)
     _, findings = await deferToThread(check_server, server)
-    assert findings["firewall"]["state"] == "ok"
+    assert findings["Docker rules"]["state"] == findings["firewall"]["state"] == "ok"
     assert findings["firewall"]["found"].startswith("none of 1 streaming proxies has a network")
 
 

@@ -1,4 +1,4 @@
-"""The requirements of the streaming proxy's image."""
+"""What the images of containers/ have in common, and the requirements of the streaming proxy's."""
 
 from __future__ import annotations
 
@@ -29,3 +29,26 @@ class ImageRequirementsTests(SynchronousTestCase):
         both = package.keys() & image.keys()
         self.assertEqual({name: image[name] for name in both}, {n: package[n] for n in both})
         self.assertTrue({"twisted", "autobahn", "h11", "msgspec", "pynacl"} <= both)
+
+
+class DockerfileTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        folder = ROOT / "containers"
+        self.dockerfiles = {
+            path.parent.name: path.read_text() for path in folder.glob("*/Dockerfile")
+        }
+        self.build_script = (folder / "build-server").read_text()
+
+    def test_all_have_the_same_version_of_what_they_are_made_from(self) -> None:
+        for kind in ("python", "nginx"):
+            pattern = rf"{kind}:[0-9][^ }}\n]*"
+            texts = (*self.dockerfiles.values(), self.build_script)
+            found = [each for text in texts for each in re.findall(pattern, text)]
+            self.assertGreater(len(found), 2, kind)
+            self.assertEqual(len(set(found)), 1, found)
+
+    def test_health_is_checked_often_while_a_container_starts(self) -> None:
+        """Docker 25 does so in the start period; earlier ones wait for an interval."""
+        for name, text in self.dockerfiles.items():
+            if name != "streaming-proxy":  # the cloud checks these
+                self.assertRegex(text, r"HEALTHCHECK --interval=30s .*--start-period=", name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctllm.server.checks.connection import ProbeError
-from ctllm.server.checks.engine import Container, Engine, Summary, Version
+from ctllm.server.checks.engine import Container, Engine, Version
 from ctllm.server.checks.findings import Finding, fault, ok, unknown, warning
 from ctllm.server.checks.machine import parse_version
 
@@ -19,11 +20,15 @@ SETUP_SERVICE = "prepare"
 SERVICES = ("api-backend", "nginx-proxy", "static-site", "web-app", "certbot")
 #: The images of a server, without prefix and version.
 IMAGES = (*SERVICES, "streaming-proxy")
-_PROJECT_LABEL, _SERVICE_LABEL = "com.docker.compose.project", "com.docker.compose.service"
 #: The label of the containers of streaming proxies.
 _PROXY_LABEL = "ctllm.instance"
 #: Restarts after which a container is suspect.
 _MANY_RESTARTS = 5
+#: Seconds until Docker has run the first health check: before version 25, after a whole interval.
+START_TIMEOUT = 40.0
+_POLL_INTERVAL = 0.5
+#: The state of health before the first check (Docker Engine API).
+_STARTING = "starting"
 
 
 def judge_engine(version: Version) -> Finding:
@@ -64,7 +69,7 @@ def check_images(engine: Engine, prefix: str, version: str) -> Finding:
         return unknown("images", str(error))
     if not missing:
         return ok("images", f"all of {version} are here")
-    advice = "Build them in the source of ctllm: make site && containers/build-server"
+    advice = "Build them in the source of ctllm: make server"
     return fault("images", f"missing: {', '.join(missing)}", advice)
 
 
@@ -72,6 +77,34 @@ def project_name(env: Mapping[str, str], folder: Path) -> str:
     """Return the name that Docker Compose gives to the project in a folder."""
     name = env.get("COMPOSE_PROJECT_NAME") or folder.absolute().name
     return re.sub(r"[^a-z0-9_-]", "", name.lower()).lstrip("_-")
+
+
+@dataclass(frozen=True, slots=True)
+class StartWait:
+    """How long containers that start are waited for, in seconds.
+
+    `notify` gets the services that are waited for as they become fewer, and none at the end.
+    """
+
+    timeout: float
+    notify: Callable[[Sequence[str]], None]
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def run(self, find_starting: Callable[[], Sequence[str]]) -> None:
+        """Wait until `find_starting` returns nothing, or the time is over."""
+        deadline, known = self.now() + self.timeout, list[str]()
+        while (starting := list(find_starting())) and self.now() < deadline:
+            if starting != known:
+                self.notify(starting)
+                known = starting
+            self.sleep(_POLL_INTERVAL)
+        if known:
+            self.notify(())
+
+
+#: Containers are judged as they are.
+NO_WAIT = StartWait(0.0, lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,37 +119,47 @@ class ContainerChecks:
     project: str
     env: Mapping[str, str]
     missing_rules: Callable[[], Sequence[str]]
+    wait: StartWait = NO_WAIT
 
     def run(self) -> Iterator[Finding]:
-        """Yield the findings."""
+        """Yield the findings, once no container starts any more."""
         try:
-            found = self.engine.list_containers(f"{_PROJECT_LABEL}={self.project}")
+            ids = self.engine.list_project(self.project)
         except ProbeError as error:
             yield unknown("containers", str(error))
             return
-        by_service = {each.labels.get(_SERVICE_LABEL, ""): each for each in found}
+        self.wait.run(lambda: [each for each in SERVICES if self._is_starting(ids.get(each))])
         for service in (SETUP_SERVICE, *SERVICES):
-            yield self._check_service(service, by_service.get(service))
+            yield self._check_service(service, ids.get(service))
         yield self._check_proxies()
 
     def is_running(self) -> bool:
         """Whether nginx-proxy runs, and so has its ports."""
         try:
-            found = self.engine.list_containers(f"{_PROJECT_LABEL}={self.project}")
-            return any(
-                each.labels.get(_SERVICE_LABEL) == "nginx-proxy"
-                and self.engine.inspect(each.id).state.status == "running"
-                for each in found
-            )
+            id = self.engine.list_project(self.project).get("nginx-proxy")
+            return id is not None and self.engine.inspect(id).state.status == "running"
         except ProbeError:
             return False
 
-    def _check_service(self, service: str, summary: Summary | None) -> Finding:
-        if summary is None:
+    def _is_starting(self, id: str | None) -> bool:
+        """Whether a container runs, and its first health check has not ended."""
+        try:
+            state = None if id is None else self.engine.inspect(id).state
+        except ProbeError:
+            return False
+        return (
+            state is not None
+            and state.status == "running"
+            and state.health is not None
+            and state.health.status == _STARTING
+        )
+
+    def _check_service(self, service: str, id: str | None) -> Finding:
+        if id is None:
             advice = "In the folder of the server: docker compose up -d"
             return fault(service, "there is no container", advice)
         try:
-            container = self.engine.inspect(summary.id)
+            container = self.engine.inspect(id)
         except ProbeError as error:
             return unknown(service, str(error))
         return judge_container(service, container, self.env.get("CTLLM_VERSION", ""))
@@ -151,8 +194,8 @@ def judge_container(service: str, container: Container, version: str) -> Finding
     if state.status != "running":
         return fault(service, f"{state.status}, exit code {state.exit_code}", logs)
     health = state.health.status if state.health else "without a health check"
-    if health == "starting":
-        return warning(service, "starting", "Wait half a minute and check again.")
+    if health == _STARTING:
+        return warning(service, "starting, and not healthy yet", f"Check again. {logs}")
     if health != "healthy":
         return fault(service, f"running, {health}", logs)
     tag = container.config.image.rpartition(":")[2]

@@ -23,6 +23,8 @@ from ctllm.server.checks.connection import (
     exchange,
 )
 
+_PROJECT_LABEL, _SERVICE_LABEL = "com.docker.compose.project", "com.docker.compose.service"
+
 T = TypeVar("T")
 Name = Annotated[str, Meta(max_length=1000)]
 
@@ -34,10 +36,19 @@ class Version(msgspec.Struct, frozen=True, rename="pascal"):
     api_version: Name
 
 
+class FirewallBackend(msgspec.Struct, frozen=True, rename="pascal"):
+    """What the engine sets rules of the firewall with: `iptables`, `nftables`."""
+
+    driver: Name = "iptables"
+
+
 class Info(msgspec.Struct, frozen=True, rename="pascal"):
-    """Where the engine keeps its data."""
+    """Where the engine keeps its data, and how it runs."""
 
     docker_root_dir: Name = ""
+    #: Engines before 29 do not say it, and use iptables.
+    firewall_backend: FirewallBackend | None = None
+    security_options: list[str] = []
 
 
 class HostConfig(msgspec.Struct, frozen=True, rename="pascal"):
@@ -75,12 +86,34 @@ class ContainerConfig(msgspec.Struct, frozen=True, rename="pascal"):
     image: Name = ""
 
 
+class PublishedAddress(msgspec.Struct, frozen=True):
+    """Where a port of a container is published on the machine."""
+
+    address: Name = msgspec.field(name="HostIp", default="")
+    port: Name = msgspec.field(name="HostPort", default="")
+
+
+class AttachedNetwork(msgspec.Struct, frozen=True):
+    """The address of a container in a network; without one while it does not run."""
+
+    address: Name = msgspec.field(name="IPAddress", default="")
+    prefix_length: int = msgspec.field(name="IPPrefixLen", default=0)
+
+
+class NetworkSettings(msgspec.Struct, frozen=True, rename="pascal"):
+    """The published ports by port and protocol (`443/tcp`), and the networks by name."""
+
+    ports: dict[str, list[PublishedAddress] | None] = {}
+    networks: dict[str, AttachedNetwork] = {}
+
+
 class Container(msgspec.Struct, frozen=True, rename="pascal"):
     """A container."""
 
     state: ContainerState
     config: ContainerConfig
     restart_count: int = 0
+    network_settings: NetworkSettings = NetworkSettings()
 
 
 class Engine:
@@ -106,6 +139,11 @@ class Engine:
         """Return all containers with a label (`name` or `name=value`), also those that exited."""
         query = urlencode({"all": "1", "filters": json.dumps({"label": [label]})})
         return self._read(f"/containers/json?{query}", list[Summary])
+
+    def list_project(self, project: str) -> dict[str, str]:
+        """Return the id of the container of each service of a project of Docker Compose."""
+        found = self.list_containers(f"{_PROJECT_LABEL}={project}")
+        return {each.labels.get(_SERVICE_LABEL, ""): each.id for each in found}
 
     def inspect(self, id: str) -> Container:
         """Return a container."""

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from ctllm.server.checks.connection import ProbeError
 from ctllm.server.checks.containers import (
+    NO_WAIT,
     ContainerChecks,
+    StartWait,
     check_engine,
     check_images,
     check_socket_group,
     project_name,
 )
+from ctllm.server.checks.docker_rules import ReadRules, check_docker_rules
 from ctllm.server.checks.engine import Engine
 from ctllm.server.checks.findings import Finding, State, ok, warning
 from ctllm.server.checks.machine import (
@@ -32,6 +35,17 @@ from ctllm.server.setup_folder import FolderState, setting
 
 
 @dataclass(frozen=True, slots=True)
+class FirewallReader:
+    """What of the firewall is needed to check a server. Both raise ProbeError.
+
+    `missing_rules` returns the commands of `ctllm firewall` that are to be run.
+    """
+
+    missing_rules: Callable[[], Sequence[str]]
+    read_rules: ReadRules
+
+
+@dataclass(frozen=True, slots=True)
 class ServerMachine:
     """This machine, and the folder of a server with the values of its `.env`."""
 
@@ -39,7 +53,8 @@ class ServerMachine:
     env: Mapping[str, str]
     deployment: Deployment
     timeout: float
-    missing_rules: Callable[[], Sequence[str]]
+    firewall: FirewallReader
+    wait: StartWait = NO_WAIT
 
     def _setting(self, key: str) -> str:
         return setting(self.env, self.deployment.env_template, key)
@@ -52,8 +67,12 @@ class ServerMachine:
     @property
     def containers(self) -> ContainerChecks:
         """The checks of the containers."""
-        project = project_name(self.env, self.folder)
-        return ContainerChecks(self.engine, project, self.env, self.missing_rules)
+        rules = self.firewall.missing_rules
+        return ContainerChecks(self.engine, self._project, self.env, rules, self.wait)
+
+    @property
+    def _project(self) -> str:
+        return project_name(self.env, self.folder)
 
     @property
     def target(self) -> Target:
@@ -97,6 +116,7 @@ class ServerMachine:
         if engine.state is State.OK:
             yield check_socket_group(self.engine.socket, self.env)
             yield from self.containers.run()
+            yield check_docker_rules(self.engine, self._project, self.firewall.read_rules)
         yield judge_folder(state, self.deployment.version)
         yield check_memory(self._setting("MAX_USERS"))
         yield check_kernel_limits(self._setting("MAX_USERS"))

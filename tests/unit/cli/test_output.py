@@ -10,13 +10,14 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet.testing import StringTransport
 from twisted.logger import FileLogObserver, Logger, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 import ctllm
-from ctllm.cli.output import print_error, print_json, print_text
+from ctllm.cli.output import print_error, print_json, print_text, show_progress
 from ctllm.common.sanitize import escape_unprintable, sanitize_text
 from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.webview_process import WebviewProcess
@@ -41,6 +42,15 @@ class OutletTests(SynchronousTestCase):
         for said in (out.getvalue(), errors.getvalue()):
             self.assertTrue(said.replace("\n", "").replace("\t", "").isprintable(), repr(said))
         self.assertTrue(out.getvalue().startswith("one\n\ttwo a\ufffd[2J"))
+
+    def test_progress_is_shown_on_a_terminal_alone_and_in_one_line(self) -> None:
+        for is_terminal, shown in ((True, "\r\x1b[KOne\r\x1b[Ka\ufffdb\r\x1b[K"), (False, "")):
+            errors = io.StringIO()
+            errors.isatty = mock.Mock(return_value=is_terminal)  # type: ignore[method-assign]
+            with redirect_stderr(errors):
+                for text in ("One", "a\x1bb", ""):
+                    show_progress(text)
+            self.assertEqual(errors.getvalue(), shown)
 
     def test_json(self) -> None:
         """It means the same, and is one printable line."""

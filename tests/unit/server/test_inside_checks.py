@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__
@@ -21,17 +22,20 @@ from ctllm.cli.findings_view import summarise
 from ctllm.server.checks.connection import ProbeError
 from ctllm.server.checks.containers import (
     IMAGES,
+    NO_WAIT,
     SERVICES,
     SETUP_SERVICE,
     ContainerChecks,
+    StartWait,
     check_engine,
     check_images,
     check_socket_group,
     project_name,
 )
+from ctllm.server.checks.docker_rules import check_docker_rules
 from ctllm.server.checks.engine import Engine
 from ctllm.server.checks.findings import Finding, State, exit_code, fault, ok, unknown, warning
-from ctllm.server.checks.inside import ServerMachine, judge_folder
+from ctllm.server.checks.inside import FirewallReader, ServerMachine, judge_folder
 from ctllm.server.checks.machine import (
     GB,
     PublishedPort,
@@ -67,6 +71,7 @@ class FakeEngine:
         self.containers[SETUP_SERVICE] = self.container("exited")
         self.proxies: list[dict[str, Any]] = []
         self.images = {f"ctllm-{each}:1.0" for each in IMAGES}
+        self.info: dict[str, Any] = {"DockerRootDir": "/var/lib/docker", "Containers": 1}
 
     def container(
         self, status: str, health: str = "", code: int = 0, restarts: int = 0, version: str = "1.0"
@@ -89,7 +94,7 @@ class FakeEngine:
         if path == "/version":
             return self.version
         if path == "/info":
-            return {"DockerRootDir": "/var/lib/docker", "Containers": 1}
+            return self.info
         if path == "/containers/json":
             return self.list(json.loads(query["filters"][0])["label"][0])
         if path.startswith("/images/"):
@@ -115,6 +120,7 @@ class EngineCase(SynchronousTestCase):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="ctllm-")))
         self.fake = FakeEngine()
         self.missing_rules: list[str] = []
+        self.wait = NO_WAIT
 
     @contextmanager
     def engine(self, answer: Answer | None = None, timeout: float = 20.0) -> Iterator[Engine]:
@@ -125,7 +131,7 @@ class EngineCase(SynchronousTestCase):
     def check(self) -> dict[str, Finding]:
         """Return the findings of the containers, by what was checked."""
         with self.engine() as engine:
-            checks = ContainerChecks(engine, "shop", ENV, lambda: self.missing_rules)
+            checks = ContainerChecks(engine, "shop", ENV, lambda: self.missing_rules, self.wait)
             return {each.check: each for each in checks.run()}
 
     def assert_found(self, check: str, state: State, text: str) -> None:
@@ -215,6 +221,32 @@ class ContainerTests(EngineCase):
         del self.fake.containers["nginx-proxy"]
         self.assert_found("nginx-proxy", State.FAULT, "there is no container")
 
+    def test_containers_that_start_are_waited_for(self) -> None:
+        """Only those, for a limited time, and whoever waits hears for which."""
+        starting, healthy = self.fake.container("running", "starting"), dict(self.fake.containers)
+        clock, notified = Clock(), list[tuple[str, ...]]()
+
+        def sleep(seconds: float) -> None:
+            clock.advance(seconds)
+            if clock.seconds() == 2:
+                self.fake.containers["certbot"] = healthy["certbot"]
+            if clock.seconds() == becomes_healthy:
+                self.fake.containers["web-app"] = self.fake.container("running", "healthy")
+
+        self.wait = StartWait(
+            10.0, lambda services: notified.append((*services,)), clock.seconds, sleep
+        )
+        for becomes_healthy, state in ((5, State.OK), (1000, State.WARNING)):
+            clock.advance(-clock.seconds())
+            self.fake.containers |= {"certbot": starting, "web-app": starting}
+            del notified[:]
+            self.assertEqual(self.check()["web-app"].state, state)
+            self.assertEqual(notified, [("web-app", "certbot"), ("web-app",), ()])
+            self.assertEqual(clock.seconds(), min(becomes_healthy, 10))
+        self.fake.containers["web-app"] = self.fake.container("exited", code=1)
+        self.assertEqual(self.check()["web-app"].state, State.FAULT)
+        self.assertEqual((clock.seconds(), len(notified)), (10, 3), "nothing is waited for")
+
     def test_proxies_with_a_network_need_the_rules_of_the_firewall(self) -> None:
         proxy = {"Id": "p", "HostConfig": {"NetworkMode": "none"}}
         self.fake.proxies = [proxy, proxy]
@@ -251,13 +283,87 @@ class ContainerTests(EngineCase):
         self.assertEqual(project_name({"COMPOSE_PROJECT_NAME": "a"}, Path("/srv/b")), "a")
 
 
+#: What Docker 20.10 has set for the server in `DockerRulesTests`, and Docker 28 and 29 set, too.
+DOCKER_RULES = """
+-P FORWARD ACCEPT
+-N DOCKER
+-A FORWARD -j DOCKER-USER
+-A DOCKER -d 172.19.0.2/32 ! -i br-1 -o br-1 -p tcp -m tcp --dport 8443 -j ACCEPT
+-P POSTROUTING ACCEPT
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+-A POSTROUTING -s 172.20.0.0/16 ! -o br-2 -j MASQUERADE
+-A DOCKER ! -i br-1 -p tcp -m tcp --dport 443 -j DNAT --to-destination 172.19.0.2:8443
+-A DOCKER ! -i br-1 -p udp -m udp --dport 443 -j DNAT --to-destination 172.19.0.2:8443
+-A DOCKER ! -i br-1 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.19.0.2:8080
+""".strip().split("\n")
+
+
+class DockerRulesTests(EngineCase):
+    """Docker's own rules, which something may have removed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        https = [{"HostIp": "0.0.0.0", "HostPort": "443"}, {"HostIp": "::", "HostPort": "443"}]
+        http = [{"HostIp": "0.0.0.0", "HostPort": "80"}]
+        self.fake.containers["nginx-proxy"]["NetworkSettings"] = {
+            "Ports": {"8443/tcp": https, "8443/udp": https, "8080/tcp": http, "1/tcp": None},
+            "Networks": {"shop_inbound": {"IPAddress": "172.19.0.2", "IPPrefixLen": 16},
+                         "shop_pages": {"IPAddress": "172.21.0.2", "IPPrefixLen": 16}},
+        }  # fmt: skip
+        outbound = {"shop_outbound": {"IPAddress": "172.20.0.3", "IPPrefixLen": 16}}
+        for service in ("api-backend", "certbot"):
+            self.fake.containers[service]["NetworkSettings"] = {"Networks": outbound}
+
+    def find(self, rules: Sequence[str]) -> Finding:
+        with self.engine() as engine:
+            return check_docker_rules(engine, "shop", lambda: rules)
+
+    def test_all_are_set(self) -> None:
+        found = self.find(DOCKER_RULES)
+        self.assertEqual(found, ok("Docker rules", "all 6 that the containers need are set"))
+
+    def test_each_that_is_missing_is_named(self) -> None:
+        for part, name in (
+            ("-A PREROUTING", "the jump from PREROUTING"),
+            ("-A FORWARD", "the jump from FORWARD"),
+            ("-p tcp -m tcp --dport 443", "port 443/tcp"),
+            ("-p udp", "port 443/udp"),
+            ("--dport 80 ", "port 80/tcp"),
+            ("-s 172.20.0.0/16", "the way out of 172.20.0.0/16"),
+        ):
+            found = self.find([each for each in DOCKER_RULES if part not in each])
+            self.assertEqual((found.state, found.found), (State.FAULT, f"missing: {name}"))
+            self.assertIn("systemctl restart docker", found.advice)
+        flushed = self.find([each for each in DOCKER_RULES if not each.startswith("-A")])
+        self.assertEqual(flushed.found.count(","), 5)
+
+    def test_engines_whose_rules_are_elsewhere_are_not_judged(self) -> None:
+        for info, state in (
+            ({"FirewallBackend": {"Driver": "nftables"}}, State.UNKNOWN),
+            ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, State.UNKNOWN),
+            ({"FirewallBackend": {"Driver": "iptables+firewalld"}}, State.FAULT),
+        ):
+            self.fake.info = info
+            self.assertEqual(self.find([]).state, state, info)
+
+    def test_only_root_can_read_them_and_a_stopped_server_needs_none(self) -> None:
+        refuse = mock.Mock(side_effect=ProbeError("only root can read rules"))
+        with self.engine() as engine:
+            found = check_docker_rules(engine, "shop", refuse)
+            self.assertEqual((found.state, found.advice), ("unknown", "Run the command with sudo."))
+            self.fake.containers = {}
+            self.assertEqual(check_docker_rules(engine, "shop", refuse).state, State.OK)
+
+
 class MachineTests(EngineCase):
     """The machine."""
 
     def test_all_checks_of_a_new_folder_run(self) -> None:
         env = {**ENV, "DOMAIN": "a.invalid", "DOCKER_SOCKET": str(self.folder / "docker.sock"),
                "HTTP_PORT": "127.0.0.1:0", "SOCKETS_DIR": "/nowhere/at/all"}  # fmt: skip
-        machine = ServerMachine(self.folder, env, load_deployment(), 5.0, list)
+        firewall = FirewallReader(list, list)
+        machine = ServerMachine(self.folder, env, load_deployment(), 5.0, firewall)
         hosts = (machine.target.host, machine.site.host)
         self.assertEqual(hosts, ("app.a.invalid", "a.invalid"))
         name = "ctllm.server.checks.inside.check_name"
@@ -271,7 +377,8 @@ class MachineTests(EngineCase):
         self.assertIn("443 is the server's, which runs", found)
         checks = [each.check for each in running]
         self.assertEqual(checks[:4], ["Docker", "group", "prepare", "api-backend"])
-        self.assertLessEqual({"firewall", "folder", "memory", "disk", "NTP"}, set(checks))
+        expected = {"firewall", "Docker rules", "folder", "memory", "disk", "NTP"}
+        self.assertLessEqual(expected, set(checks))
 
     def test_ports(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
