@@ -93,9 +93,12 @@ class OllamaServer:
         self._host = parts.netloc.encode()
         self._base_path = parts.path.rstrip("/").encode()
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        host = (parts.hostname or "127.0.0.1").replace(":", r"\:")
-        scheme = "tls" if parts.scheme == "https" else "tcp"
-        endpoint = endpoint_from_string(reactor, f"{scheme}:{host}:{port}")
+        host = parts.hostname or "127.0.0.1"
+        endpoint = endpoint_from_string(reactor, "tcp:{}:{}".format(host.replace(":", r"\:"), port))
+        if parts.scheme == "https":
+            from ctllm.http.client.tls_endpoint import TlsEndpoint  # late: it takes much memory
+
+            endpoint = TlsEndpoint(endpoint, host, reactor)
         self._pool = ConnectionPool(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:

@@ -33,9 +33,10 @@ UpgradeHandler = Callable[[Transport, ResponseHead, bytes], None]
 
 
 def _connect_error(reason: Failure) -> str:
-    """Return why connecting failed; an error of the system in the system's words."""
+    """Return why connecting failed, without a full stop; an error of the system in its words."""
     number = getattr(reason.value, "osError", None)
-    return os.strerror(number) if isinstance(number, int) else reason.getErrorMessage()
+    text = os.strerror(number) if isinstance(number, int) else reason.getErrorMessage()
+    return text.rstrip(".")
 
 
 class Origin(Protocol):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.ollama_monitor import (
@@ -60,6 +62,17 @@ class FakeOllama:
 
     def up(self) -> None:
         self.served.refusal = None
+
+
+class PlainEndpoint:
+    """An endpoint of a server without TLS, which has not responded yet."""
+
+    protocol: Any
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        self.protocol = factory.buildProtocol(None)
+        self.protocol.makeConnection(StringTransport())
+        return succeed(self.protocol)
 
 
 class OllamaMonitorCase(SynchronousTestCase):
@@ -328,11 +341,23 @@ class RequestTests(OllamaMonitorCase):
         self.assertIn("http://127.0.0.1:11434", heard.outcome.message)
         self.assertEqual(heard.outcome.retry_after, 5)
 
+    def test_a_failed_tls_handshake_is_explained(self) -> None:
+        endpoint = PlainEndpoint()
+        server = OllamaServer(
+            "https://o.example", "up", self.clock, endpoint_from_string=lambda *_: endpoint
+        )
+        heard = FakeResponseSink()
+        server.start_request(RequestHead(b"GET", b"/"), heard).finish()
+        endpoint.protocol.dataReceived(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        endpoint.protocol.connectionLost(connectionDone)
+        assert isinstance(heard.outcome, OllamaDown)
+        self.assertIn("The TLS handshake with o.example failed", heard.outcome.message)
+
     def test_endpoints_for_ipv6_https_and_default_ports(self) -> None:
         self.endpoints.clear()
         for url in ("http://[::1]:11434", "https://o.example", "http://o.example:80/"):
             self.server(url, "up")
-        wanted = [r"tcp:\:\:1:11434", "tls:o.example:443", "tcp:o.example:80"]
+        wanted = [r"tcp:\:\:1:11434", "tcp:o.example:443", "tcp:o.example:80"]
         self.assertEqual(self.endpoints, wanted)
 
 
