@@ -261,7 +261,8 @@ async def test_the_end_of_an_answer_that_is_not_shown_is_told(
         await send_message(tab, f"question {name}")
         await tab.sees(RESPONSE, f"{name}1")
         await tab.click("New chat")
-        await tab.sees(".toasts[role=status]", f"The answer in “question {name}” {end}.")
+        title = f"\u2068question {name}\u2069"  # whatever its direction
+        await tab.sees(".toasts[role=status]", f"The answer in “{title}” {end}.")
     await check_schemes(tab, "chat-answered-elsewhere")
     await tab.click("Menu (new answers)")
     await tab.expect(".unread", lambda it: it.to_have_count(2))

@@ -8,6 +8,7 @@ import {authorizedRequest, user} from '../session/session';
 import {bestDesktop, desktops} from '../status/status-store';
 import {newId, type Attachment, type Conversation, type Id, type ModelOptions} from '../storage/conversation';
 import {conversations} from '../storage/conversations';
+import {titleInSentence} from '../storage/title';
 import {addMessage, continueMessage, editMessage, messageOf, setValue, showMessage} from '../storage/tree';
 import {markUnread} from '../storage/unread';
 import {nextTask} from '../ui/tasks';
@@ -77,7 +78,7 @@ function tellEnd(id: Id, end: End): void {
   const summary = conversations.summaries.peek().find(each => each.id === id);
   if (end === 'stopped' || !summary || (view === 'chat' && shownId === id)) return;
   markUnread(id);
-  const title = summary.title || t('storage.untitled');
+  const title = titleInSentence(summary.title);
   if (end === 'complete') showToast(t('chat.completeElsewhere', {title}));
   else showToast(t('chat.incompleteElsewhere', {title}), 'error');
 }

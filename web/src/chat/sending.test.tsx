@@ -428,7 +428,7 @@ describe('the end of an answer', () => {
     await act(() => navigate('settings'));
     await end(line);
     await settle();
-    expect([marked(conversation), texts('.toast p').at(-1)]).toEqual([true, t(sentence, {title: 'Before'})]);
+    expect([marked(conversation), texts('.toast p').at(-1)]).toEqual([true, t(sentence, {title: '\u2068Before\u2069'})]);
     navigate('chat', conversation.id);
   });
 

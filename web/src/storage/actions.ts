@@ -7,6 +7,7 @@ import {showToast} from '../ui/toast';
 import type {ConversationSummary, Id} from './conversation';
 import {conversations} from './conversations';
 import {UNDO_DELAY_MS} from './repository';
+import {shownTitle} from './title';
 
 /** What was deleted a moment ago, so that it can be undone; null if nothing was. */
 export const lastDeleted = signal<{readonly ids: readonly Id[]; readonly title: string} | null>(null);
@@ -19,7 +20,7 @@ let timer: ReturnType<typeof setTimeout> | undefined;
 export type FileFormat = 'json' | 'markdown';
 
 export async function deleteConversation({id, title}: Pick<ConversationSummary, 'id' | 'title'>): Promise<void> {
-  await deleteAll([id], title || t('storage.untitled'));
+  await deleteAll([id], shownTitle(title));
 }
 
 export async function deleteEverything(): Promise<void> {

@@ -9,6 +9,7 @@ import {deleteConversation, exportConversations} from './actions';
 import type {ConversationSummary, Id} from './conversation';
 import {conversations} from './conversations';
 import {layOutRows, rowsInSight, type Group} from './list-rows';
+import {shownTitle} from './title';
 import {unread} from './unread';
 
 /** In rem; the style sheet has the same. */
@@ -90,7 +91,7 @@ interface RowProperties {
 
 function ConversationRow({summary, onKeyDown, onRename, onDelete}: RowProperties): VNode {
   const {id, running} = summary;
-  const title = summary.title || t('storage.untitled');
+  const title = shownTitle(summary.title);
   const isShown = useComputed(() => route.value.view === 'chat' && route.value.id === id);
   const isUnread = useComputed(() => unread.value.has(id));
   return (
