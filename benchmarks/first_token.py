@@ -1,8 +1,8 @@
 """The time from a fresh checkout to the first token: a whole server in containers, and a desktop.
 
 `python -m benchmarks.first_token` from the root of the repository, as root, with Docker Engine,
-docker-compose and pebble installed, and access to PyPI. It starts an engine of its own. `--write`
-stores the results in README.md.
+docker-compose and pebble installed; pip downloads packages. It starts an engine of its own.
+`--write` stores the results in README.md.
 
 The base images are made from Debian's packages beforehand, where a server would pull them.
 """
