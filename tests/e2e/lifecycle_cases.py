@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 from typing import Any
 
 from twisted.internet import reactor
@@ -52,6 +53,18 @@ async def assert_broken(response: Deferred[Any], timeout: float = 10) -> None:
     except BROKEN:
         return
     raise AssertionError(f"The response is complete, with status {status}: {body[-200:]!r}")
+
+
+async def assert_stream_outlives(cluster: Cluster, cloud: ChildProcess) -> None:
+    """Kill the cloud in the middle of alice's response, and assert that it is complete."""
+    cluster.ollama.script("/api/chat", Script(lines=60, line_interval=0.05))
+    request = cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
+    response = Deferred.fromCoroutine(request)
+    await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)
+    await cloud.stop(signal.SIGKILL)
+    status, _, body = await response
+    lines = body.splitlines()
+    assert (status, len(lines), json.loads(lines[-1])["done"]) == (200, 61, True)
 
 
 def audit_records(cluster: Cluster) -> list[dict[str, Any]]:

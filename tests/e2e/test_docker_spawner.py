@@ -21,6 +21,7 @@ from tests.e2e.fixed_response_upstream import full_response, sha256
 from tests.e2e.lifecycle_cases import (
     CHAT,
     assert_broken,
+    assert_stream_outlives,
     audit_records,
     is_reachable,
     proxy_state,
@@ -28,7 +29,6 @@ from tests.e2e.lifecycle_cases import (
     start_stream,
     start_with_desktop,
 )
-from tests.fake_ollama import Script
 
 
 @ensureDeferred
@@ -230,14 +230,7 @@ async def test_nginx_of_the_host_reaches_containers_on_bridge_networks(
     cloud = await start_with_desktop(cluster, *engine.options)
     (container,) = engine.containers()
     assert IPv4Address(engine.address(container)) in POOL
-    cluster.ollama.script("/api/chat", Script(lines=60, line_interval=0.05))
-    token = cluster.alice_token
-    response = Deferred.fromCoroutine(cluster.request("POST", "/api/chat", CHAT, token))
-    await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)
-    await cloud.stop(signal.SIGKILL)
-    status, _, body = await response
-    lines = body.splitlines()
-    assert (status, len(lines), json.loads(lines[-1])["done"]) == (200, 61, True)
+    await assert_stream_outlives(cluster, cloud)
 
 
 @ensureDeferred

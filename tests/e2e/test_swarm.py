@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 from pytest_twisted import ensureDeferred
-from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster, wait_until
@@ -18,6 +17,7 @@ from tests.e2e.dockerd import Dockerd
 from tests.e2e.lifecycle_cases import (
     CHAT,
     assert_broken,
+    assert_stream_outlives,
     audit_records,
     is_reachable,
     start_proxy,
@@ -132,14 +132,7 @@ async def test_nginx_sends_requests_to_other_nodes_itself(swarm: Swarm, cluster:
         cluster.use_nginx()
     swarm.enter(cluster)
     cloud = await start_with_desktop(cluster, *swarm.options("node.role==worker"))
-    cluster.ollama.script("/api/chat", Script(lines=60, line_interval=0.05))
-    token = cluster.alice_token
-    response = Deferred.fromCoroutine(cluster.request("POST", "/api/chat", CHAT, token))
-    await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)
-    await cloud.stop(signal.SIGKILL)
-    status, _, body = await response
-    lines = body.splitlines()
-    assert (status, len(lines), json.loads(lines[-1])["done"]) == (200, 61, True)
+    await assert_stream_outlives(cluster, cloud)
 
 
 @ensureDeferred

@@ -7,11 +7,10 @@ cloud finds what runs. Events report exits early; if they are lost, the next `li
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
-from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
 from ctllm.cloud.docker_api import (
@@ -43,11 +42,13 @@ from ctllm.cloud.spawners.interfaces import (
     is_proxy_id,
     is_waiting_id,
 )
+from ctllm.cloud.spawners.problems import Problems
 from ctllm.cloud.spawners.resource_usage import container_usage
 from ctllm.config import Proxy
 from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.reactor.deferred_tools import run_together
 from ctllm.reactor.interfaces import Clock
+from ctllm.reactor.keyed_locks import KeyedLocks
 from ctllm.reactor.services import MultiService
 
 #: Seconds between SIGTERM and SIGKILL.
@@ -82,8 +83,7 @@ class DockerSpawner(MultiService):
         self._docker, self._image, self._labels, self._settings = docker, image, labels, settings
         self._connectivity, self._connectivities = connectivities[0], connectivities
         self._exit_observers = ExitObservers()
-        self._locks: WeakValueDictionary[str, DeferredLock] = WeakValueDictionary()
-        self._problems: dict[str, str] = {}
+        self._locks, self._problems = KeyedLocks(), Problems()
         self._outdated: frozenset[str] = frozenset()  # ids of containers
         self._unlimited: set[str] = set()  # proxies whose processor time has no limit yet
         self._now = now
@@ -97,7 +97,7 @@ class DockerSpawner(MultiService):
     @property
     def problem(self) -> str:
         """What is wrong with Docker, image, firewall or the last start, or an empty string."""
-        return next(iter(self._problems.values()), "")
+        return self._problems.first
 
     def add_exit_observer(self, observer: ExitObserver) -> None:
         """Call `observer` for each proxy that exits, unless `remove` stopped it."""
@@ -112,8 +112,8 @@ class DockerSpawner(MultiService):
 
     async def ensure_running(self, proxy_id: str) -> ProxyInstance:
         """Start the proxy's container, unless it runs. Raises CtllmError if that fails."""
-        async with self._lock(proxy_id):
-            with self._recording_problem("start"):
+        async with self._locks[proxy_id]:
+            with self._problems.recording("start"):
                 container = await self._find_container(proxy_id)
                 adopted = container is not None and self._is_usable(proxy_id, container)
                 if container is None or not adopted:
@@ -145,7 +145,7 @@ class DockerSpawner(MultiService):
 
         Raises NameInUse, and ProxyUnavailable if it is outdated or not isolated from this host.
         """
-        async with self._lock(proxy_id), self._lock(waiting_id):
+        async with self._locks[proxy_id], self._locks[waiting_id]:
             container, _ = await run_together(
                 self._inspect_waiting(waiting_id), self._connectivity.verify_isolation()
             )
@@ -170,7 +170,7 @@ class DockerSpawner(MultiService):
         """Stop the proxy's container and remove all that belongs to it, if anything exists."""
         self._exit_watcher.unwatch(proxy_id)
         self._unlimited.discard(proxy_id)
-        async with self._lock(proxy_id):
+        async with self._locks[proxy_id]:
             self._kept_until.pop(proxy_id, None)
             await self._remove_resources(proxy_id)
 
@@ -181,7 +181,7 @@ class DockerSpawner(MultiService):
         """
         self._exit_watcher.unwatch(proxy_id)
         self._unlimited.discard(proxy_id)
-        async with self._lock(proxy_id):
+        async with self._locks[proxy_id]:
             container = await self._find_container(proxy_id)
             if container is not None and self._has_exited(container):
                 self._kept_until[proxy_id] = self._now() + EXITED_RETENTION
@@ -198,7 +198,7 @@ class DockerSpawner(MultiService):
 
     async def list(self) -> Sequence[ProxyInstance]:
         """Return all proxies whose containers run, and remove what is left of others."""
-        with self._recording_problem("docker"):
+        with self._problems.recording("docker"):
             listed = {
                 each.name: each
                 for each in await self._docker.list_containers(self._labels.selector)
@@ -208,9 +208,9 @@ class DockerSpawner(MultiService):
             for connectivity in self._connectivities:
                 proxy_ids |= await connectivity.list_provisioned()
         image_id = ""
-        with suppress(DockerError), self._recording_problem("image"):
+        with suppress(DockerError), self._problems.recording("image"):
             image_id = (await self._docker.inspect_image(self._image)).id
-        with suppress(ProxyUnavailable), self._recording_problem("firewall"):
+        with suppress(ProxyUnavailable), self._problems.recording("firewall"):
             await self._connectivity.verify_isolation()
         usable = [name for name, each in listed.items() if self._is_usable_summary(each)]
         self._outdated = frozenset(
@@ -259,20 +259,6 @@ class DockerSpawner(MultiService):
 
     def _watch(self, proxy_id: str, container: Container) -> None:
         self._exit_watcher.watch(proxy_id, RunningContainer(container.id, container.state.pid))
-
-    def _lock(self, proxy_id: str) -> DeferredLock:
-        """Return the lock that serialises the operations on one proxy."""
-        return self._locks.setdefault(proxy_id, DeferredLock())
-
-    @contextmanager
-    def _recording_problem(self, subject: str) -> Iterator[None]:
-        """Record an error of the block as the subject's problem until a later block succeeds."""
-        try:
-            yield
-        except CtllmError as error:
-            self._problems[subject] = error.message
-            raise
-        self._problems.pop(subject, None)
 
     async def _find_container(self, proxy_id: str) -> Container | None:
         with suppress(DockerNotFound):
@@ -390,7 +376,7 @@ class DockerSpawner(MultiService):
 
     async def _remove_leftovers(self, proxy_id: str) -> None:
         """Remove what is left of a proxy, unless it is in use or its container runs after all."""
-        lock = self._lock(proxy_id)
+        lock = self._locks[proxy_id]
         if lock.locked:
             return
         async with lock:

@@ -6,11 +6,8 @@ cloud finds what runs. Each service has one task, which the swarm does not repla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from weakref import WeakValueDictionary
-
-from twisted.internet.defer import DeferredLock
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from ctllm.cloud.docker_api import DockerConflict, DockerNotFound, Service, SwarmClient, Task
 from ctllm.cloud.spawners.container_spec import PROXY_LABEL, PROXY_PORT, CloudLabels
@@ -22,6 +19,7 @@ from ctllm.cloud.spawners.interfaces import (
     ResourceUsage,
     is_proxy_id,
 )
+from ctllm.cloud.spawners.problems import Problems
 from ctllm.cloud.spawners.swarm_networks import SwarmNetworks
 from ctllm.cloud.spawners.swarm_spec import service_config, service_labels
 from ctllm.cloud.spawners.task_watcher import TaskWatcher, why_ended
@@ -29,6 +27,7 @@ from ctllm.config import Proxy
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.reactor.deferred_tools import run_together, sleep
 from ctllm.reactor.interfaces import Clock
+from ctllm.reactor.keyed_locks import KeyedLocks
 from ctllm.reactor.services import MultiService
 
 #: Seconds between two looks at a task that starts, and at a network that is in use.
@@ -64,8 +63,7 @@ class SwarmSpawner(MultiService):
         self._labels, self._settings = labels, settings
         self._networks, self._constraints = networks, constraints
         self._exit_observers = ExitObservers()
-        self._locks: WeakValueDictionary[str, DeferredLock] = WeakValueDictionary()
-        self._problems: dict[str, str] = {}
+        self._locks, self._problems = KeyedLocks(), Problems()
         self._outdated: frozenset[str] = frozenset()
         self._watcher = TaskWatcher(
             docker, clock, labels.selector, self._exit_observers.notify, self._attach_all
@@ -75,7 +73,7 @@ class SwarmSpawner(MultiService):
     @property
     def problem(self) -> str:
         """What is wrong with the swarm or the last start, or an empty string."""
-        return next(iter(self._problems.values()), "")
+        return self._problems.first
 
     def add_exit_observer(self, observer: ExitObserver) -> None:
         """Call `observer` for each proxy that exits, unless `remove` stopped it."""
@@ -85,8 +83,8 @@ class SwarmSpawner(MultiService):
 
     async def ensure_running(self, proxy_id: str) -> ProxyInstance:
         """Start the proxy's service, unless it runs. Raises CtllmError if that fails."""
-        async with self._lock(proxy_id):
-            with self._recording_problem("start"):
+        async with self._locks[proxy_id]:
+            with self._problems.recording("start"):
                 instance = await self._find(proxy_id)
                 if instance is None:
                     await self._remove_resources(proxy_id)
@@ -108,7 +106,7 @@ class SwarmSpawner(MultiService):
     async def remove(self, proxy_id: str) -> None:
         """Remove the proxy's service and network, if they exist."""
         self._watcher.unwatch(proxy_id)
-        async with self._lock(proxy_id):
+        async with self._locks[proxy_id]:
             await self._remove_resources(proxy_id)
 
     async def clean_up(self, proxy_id: str) -> None:
@@ -121,7 +119,7 @@ class SwarmSpawner(MultiService):
 
     async def list(self) -> Sequence[ProxyInstance]:
         """Return all proxies whose tasks run, and remove what is left of others."""
-        with self._recording_problem("swarm"):
+        with self._problems.recording("swarm"):
             services = await self._docker.list_services(self._labels.selector)
             tasks, nodes = await run_together(
                 self._docker.list_tasks(label=self._labels.selector), self._docker.list_nodes()
@@ -137,7 +135,7 @@ class SwarmSpawner(MultiService):
         self._outdated = frozenset(
             each.name for each in services if each.name in found and self._has_other_labels(each)
         )
-        with suppress(CtllmError), self._recording_problem("containers"):
+        with suppress(CtllmError), self._problems.recording("containers"):
             await self._networks.attach(found)
         for proxy_id in ({each.name for each in services} | set(networks)) - set(found):
             await self._remove_leftovers(proxy_id)
@@ -156,20 +154,6 @@ class SwarmSpawner(MultiService):
         return None
 
     # -- helpers
-
-    def _lock(self, proxy_id: str) -> DeferredLock:
-        """Return the lock that serialises the operations on one proxy."""
-        return self._locks.setdefault(proxy_id, DeferredLock())
-
-    @contextmanager
-    def _recording_problem(self, subject: str) -> Iterator[None]:
-        """Record an error of the block as the subject's problem until a later block succeeds."""
-        try:
-            yield
-        except CtllmError as error:
-            self._problems[subject] = error.message
-            raise
-        self._problems.pop(subject, None)
 
     async def _attach_all(self) -> None:
         """Attach the server's containers again, which may have been replaced by new ones."""
@@ -264,7 +248,7 @@ class SwarmSpawner(MultiService):
 
     async def _remove_leftovers(self, proxy_id: str) -> None:
         """Remove what is left of a proxy, unless it is in use or its task runs after all."""
-        lock = self._lock(proxy_id)
+        lock = self._locks[proxy_id]
         if lock.locked:
             return
         async with lock:
