@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
-from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.container_nginx import APP, ContainerNginx
+from tests.e2e.cluster import wait_until
+from tests.e2e.container_nginx import APP
+from tests.e2e.container_nginx_world import World, run_world
 from tests.e2e.debian_system import DebianSystem
 from tests.e2e.http3_client import Http3Client, Http3Stream
 from tests.fake_ollama import Script
-from tests.fake_ollama.records import Record
 
 CHAT = json.dumps({"model": "llama3.2", "messages": [{"role": "user", "content": "Hi"}]}).encode()
 #: What one address may do in a second; a burst of twice as many is allowed.
@@ -30,45 +28,23 @@ REQUESTS_PER_SECOND = 30
 MAX_STREAMS = 128
 
 
-@dataclass
-class World:
-    """The cluster and its nginx."""
-
-    cluster: Cluster
-    nginx: ContainerNginx
-
-    async def connect(self) -> Http3Client:
-        """Open a connection by QUIC."""
-        return await deferToThread(Http3Client, self.nginx.port, APP, self.nginx.authority)
-
-
 @pytest.fixture(scope="module")
 def world(trixie: DebianSystem, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A cloud whose proxies nginx reaches by itself, and alice's desktop."""
-    cluster = Cluster(tmp_path_factory.mktemp("http3"))
-    nginx = ContainerNginx(trixie, f"127.0.0.1:{cluster.backend_port}")
+    folder = tmp_path_factory.mktemp("http3")
+    yield from run_world(trixie, folder, CLIENT_REQUESTS_PER_SECOND=REQUESTS_PER_SECOND)
 
-    async def start() -> None:
-        listen = f"--auth-request-listen=unix:{nginx.authorizer}:mode=660"
-        await cluster.start_cloud(listen)
-        cluster.ollama, ollama_port = cluster.start_fake_ollama("llama3.2")
-        await cluster.start_desktop("alice", ollama_port)
-        cluster.api_key = await cluster.create_token("alice")
-        nginx.start(cluster.state_dir("cloud"), CLIENT_REQUESTS_PER_SECOND=REQUESTS_PER_SECOND)
 
-    try:
-        pytest_twisted.blockon(Deferred.fromCoroutine(start()))
-        yield World(cluster, nginx)
-    finally:
-        pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
-        nginx.stop()
+async def connect(world: World) -> Http3Client:
+    """Open a connection by QUIC."""
+    return await deferToThread(Http3Client, world.nginx.port, APP, world.nginx.authority)
 
 
 @pytest_twisted.async_yield_fixture()
 async def client(world: World) -> AsyncIterator[Http3Client]:
     """A connection by QUIC."""
     world.cluster.ollama.reset()
-    client = await world.connect()
+    client = await connect(world)
     yield client
     await deferToThread(client.close)
 
@@ -81,16 +57,6 @@ def send(
     return client.send("POST" if body else "GET", path, body, headers)
 
 
-def requests_for(world: World, path: str) -> list[Record]:
-    """Return Ollama's records of a path; the desktop sends requests of its own to others."""
-    return [each for each in world.cluster.ollama.requests if each.path == path]
-
-
-async def wait_for_record(world: World, condition: Callable[[Record], bool]) -> None:
-    """Wait until the last request for a chat is as described."""
-    await wait_until(lambda: any(map(condition, requests_for(world, "/api/chat"))), "a record")
-
-
 @ensureDeferred
 async def test_lines_arrive_as_they_are_written(world: World, client: Http3Client) -> None:
     """The first ones while the model still speaks, and all of them in the end."""
@@ -100,7 +66,7 @@ async def test_lines_arrive_as_they_are_written(world: World, client: Http3Clien
     assert await deferToThread(paused.read_head) == 200, world.nginx.log()
     lines = [json.loads(await deferToThread(paused.read_line)) for _ in range(2)]
     assert [each["done"] for each in lines] == [False, False]
-    (record,) = requests_for(world, "/api/chat")
+    (record,) = world.requests_for("/api/chat")
     assert (record.lines_sent, record.closed_by) == (2, None)
     # Beside it, on the same connection.
     ollama.script("/api/chat", Script(lines=300, line_interval=0.001), times=1)
@@ -118,16 +84,16 @@ async def test_a_client_that_leaves_ends_the_generation(world: World, client: Ht
         ollama.reset()
         ollama.script("/api/chat", script)
         stream = send(world, client, "/api/chat", CHAT)
-        await wait_for_record(world, lambda record: record.phase in ("loading", "answering"))
+        await world.wait_for_record(lambda record: record.phase in ("loading", "answering"))
         stream.cancel()
-        await wait_for_record(world, lambda record: record.closed_by == "client")
+        await world.wait_for_record(lambda record: record.closed_by == "client")
     ollama.reset()
     ollama.script("/api/chat", Script(load_seconds=300))
-    other = await world.connect()
+    other = await connect(world)
     send(world, other, "/api/chat", CHAT)
-    await wait_for_record(world, lambda record: record.phase == "loading")
+    await world.wait_for_record(lambda record: record.phase == "loading")
     await deferToThread(other.close)
-    await wait_for_record(world, lambda record: record.closed_by == "client")
+    await world.wait_for_record(lambda record: record.closed_by == "client")
 
 
 @ensureDeferred
@@ -147,7 +113,7 @@ async def test_a_large_body_passes_unchanged(world: World, client: Http3Client) 
     body = json.dumps({"model": "llama3.2", "input": "x" * 5_000_000}).encode()
     stream = send(world, client, "/api/embed", body)
     assert await deferToThread(stream.read_head) == 200, world.nginx.log()
-    (record,) = requests_for(world, "/api/embed")
+    (record,) = world.requests_for("/api/embed")
     assert record.body_length == len(body)
     assert record.body_sha256 == hashlib.sha256(body).hexdigest()
 
@@ -180,15 +146,15 @@ async def test_a_renewal_cuts_no_stream(world: World, client: Http3Client) -> No
 
     async def is_renewed() -> bool:
         try:
-            other = await world.connect()  # trusts the new certificate alone
+            other = await connect(world)  # trusts the new certificate alone
         except ConnectionError:
             return False
         await deferToThread(other.close)
         return True
 
     await wait_until(is_renewed, "the new certificate")
-    (record,) = requests_for(world, "/api/chat")
+    (record,) = world.requests_for("/api/chat")
     for _ in range(record.lines_sent + 200):  # of which many were read before
         assert json.loads(await deferToThread(stream.read_line))["done"] is False
     stream.cancel()
-    await wait_for_record(world, lambda record: record.closed_by == "client")
+    await world.wait_for_record(lambda record: record.closed_by == "client")
