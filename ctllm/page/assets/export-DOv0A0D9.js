@@ -1,4 +1,4 @@
-import{Y as e}from"./shell-Bmv-RhtG.js";var t=`ctllm-conversations`,n=/^<!-- (\\*)(user|assistant|tool)\b([^>\n]*) -->$/;async function r(e,n,r){let i=[`{"format":"${t}","version":1,"exported_at":"${new Date(r).toISOString()}","conversations":[`];for(let t of e){let e=await n(t);e&&i.push(i.length>1?`,
+import{K as e}from"./shell-DvUK328H.js";var t=`ctllm-conversations`,n=/^<!-- (\\*)(user|assistant|tool)\b([^>\n]*) -->$/;async function r(e,n,r){let i=[`{"format":"${t}","version":1,"exported_at":"${new Date(r).toISOString()}","conversations":[`];for(let t of e){let e=await n(t);e&&i.push(i.length>1?`,
 `:`
 `,JSON.stringify(e))}return i.push(`
 ]}

@@ -1,0 +1,1 @@
+import{$ as e,Mt as t,wt as n}from"./shell-DvUK328H.js";import{a as r,n as i}from"./command-BepHFIf9.js";function a(){return n(`div`,{class:`stack`,children:[n(`p`,{children:t(`onboarding.demo.how`,{name:e.value?.name??``})}),n(i,{commands:r})]})}export{a as default};

@@ -1,1 +1,0 @@
-import{$ as e,Mt as t,wt as n}from"./shell-Bmv-RhtG.js";import{a as r,n as i}from"./command-D8qNXx34.js";function a(){return n(`div`,{class:`stack`,children:[n(`p`,{children:t(`onboarding.demo.how`,{name:e.value?.name??``})}),n(i,{commands:r})]})}export{a as default};

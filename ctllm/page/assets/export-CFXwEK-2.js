@@ -1,0 +1,1 @@
+export{r as exportJson,i as exportMarkdown,a as fileName,o as saveFile}from"./export-DOv0A0D9.js";

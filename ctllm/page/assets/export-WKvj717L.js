@@ -1,1 +1,0 @@
-export{r as exportJson,i as exportMarkdown,a as fileName,o as saveFile}from"./export-D3h8UZZv.js";

@@ -1,0 +1,1 @@
+export{t as ImportError,r as importFile}from"./import-Dr_Pieft.js";

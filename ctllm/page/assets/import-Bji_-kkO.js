@@ -1,1 +1,0 @@
-export{t as ImportError,r as importFile}from"./import-A1R5d1F5.js";

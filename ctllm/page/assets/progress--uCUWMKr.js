@@ -1,1 +1,0 @@
-import{wt as e}from"./shell-Bmv-RhtG.js";function t({label:t,value:n}){return e(`progress`,{"aria-label":t,max:1,...n===null?{}:{value:Math.max(0,Math.min(1,n))}})}export{t};

@@ -1,0 +1,1 @@
+import{wt as e}from"./shell-DvUK328H.js";function t({label:t,value:n}){return e(`progress`,{"aria-label":t,max:1,...n===null?{}:{value:Math.max(0,Math.min(1,n))}})}export{t};

@@ -1,0 +1,1 @@
+import{dt as e,ft as t,w as n,wt as r}from"./shell-DvUK328H.js";var i=1e4,a=1e3;function o({time:o}){let s=n(Math.abs(o-Date.now())<6e4?a:i);return r(`time`,{dateTime:new Date(o).toISOString(),title:t(o),children:e(o,s)})}export{o as t};

@@ -1,1 +1,0 @@
-import{Mt as e,bt as t,f as n,p as r,wt as i}from"./shell-Bmv-RhtG.js";function a(){return i(t,{id:`shortcuts`,title:e(`app.shortcuts`),onClose:()=>{r.value=!1},children:i(`dl`,{class:`shortcuts`,children:n.map(({keys:t,label:n})=>i(`div`,{children:[i(`dt`,{children:t.map(e=>i(`kbd`,{children:e},e))}),i(`dd`,{children:e(n)})]},n))})})}export{a as default};
