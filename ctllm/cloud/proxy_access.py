@@ -7,7 +7,9 @@ from collections.abc import Callable
 from ctllm.cloud.identity import SERVE, AccessGrant, AssertionSigner
 from ctllm.cloud.limits.users import UserLimits
 from ctllm.cloud.proxies.manager import ProxyManager
+from ctllm.cloud.relay_rules import RelayRule
 from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.http.message.head import RequestHead
 
 
 class ProxyAccess:
@@ -31,12 +33,20 @@ class ProxyAccess:
         self._check_active = check_active
         self.proxy_id_of = proxy_id_of
 
-    async def connect(self, grant: AccessGrant, is_new_request: bool) -> ConnectionPool:
-        """Return connections to the user's proxy, started if needed; raises CtllmError."""
+    async def connect(
+        self, grant: AccessGrant, rule: RelayRule, head: RequestHead
+    ) -> ConnectionPool:
+        """Return connections to the user's proxy for a request, started if needed.
+
+        Raises CtllmError, at the latest when the client that sent `head` would wait no longer.
+        """
         limits = self._user_limits.tiers.limits_of(grant)
         try:
             return await self._proxies.ensure_running(
-                self.proxy_id_of(grant), is_new_request, limits.spawner
+                self.proxy_id_of(grant),
+                rule.is_new_request,
+                limits.spawner,
+                rule.timeout(head),
             )
         finally:  # the user may have been revoked in the meantime
             self._check_active(grant)

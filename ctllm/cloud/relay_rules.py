@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from ctllm.cloud.identity import CONVERSATIONS, MANAGE, SERVE, USE, AccessGrant,
 from ctllm.errors import Forbidden
 from ctllm.http.credentials import presented_signature, presented_tokens
 from ctllm.http.message.head import RequestHead
+from ctllm.http.request_timeout import get_timeout
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.ollama.endpoints import Scope, describe_request, find_endpoint, refusal_error
 
 RequiredScopes = Callable[[AccessGrant, RequestHead], frozenset[str]]
@@ -24,12 +27,19 @@ class RelayRule:
     """What a kind of request needs.
 
     `scope` is what the client must have. `is_new_request` is False for what goes on while the cloud
-    drains.
+    drains. `default_timeout` is for how many seconds the client waits for a response if it does not
+    say so.
     """
 
     required_scopes: RequiredScopes
     scope: str = USE
     is_new_request: bool = True
+    default_timeout: float = math.inf
+
+    def timeout(self, head: RequestHead) -> float:
+        """Return the seconds for which the client waits for the response to `head`."""
+        stated = get_timeout(head, math.inf)
+        return self.default_timeout if math.isinf(stated) else stated
 
 
 def relay_rule(head: RequestHead) -> RelayRule | None:
@@ -119,6 +129,9 @@ def _required_scopes(grant: AccessGrant, head: RequestHead) -> frozenset[str]:
 
 
 OLLAMA = RelayRule(_required_scopes)
-RESUMPTION = RelayRule(_scopes_to_resume, is_new_request=False)
+RESUMPTION = RelayRule(_scopes_to_resume, is_new_request=False, default_timeout=HANDSHAKE_TIMEOUT)
 RESOURCE = RelayRule(_scopes_for_resources)
-TUNNEL = RelayRule(_scopes_of_tunnel, scope=SERVE, is_new_request=False)
+#: A desktop of an earlier version does not say for how long it waits.
+TUNNEL = RelayRule(
+    _scopes_of_tunnel, scope=SERVE, is_new_request=False, default_timeout=HANDSHAKE_TIMEOUT
+)

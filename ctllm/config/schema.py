@@ -371,8 +371,8 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     start_queue_timeout_seconds: Annotated[
         int,
         Meta(
-            description="Seconds that a request waits at most while the streaming proxies of "
-            "others are started first.",
+            description="Seconds that a request or a desktop waits at most while the streaming "
+            "proxies of others are started first.",
             ge=1,
         ),
     ] = 50

@@ -1,9 +1,10 @@
 """The header that tells the next stage how long the sender waits for a response.
 
+The cloud refuses a request or a desktop before that if the streaming proxies of others start first.
 A stage that merges the responses of several upstreams (lists of models) responds with those that
 arrived in time. Each stage gives the next one less time than it has, or the inner one would respond
 when the outer one has timed out. Clocks differ, so the value is the remaining time in milliseconds.
-Any client may send the header: it can only shorten a timeout.
+Any client may send the header: no stage waits longer because of it than it ever does.
 """
 
 from __future__ import annotations

@@ -7,6 +7,10 @@ from typing import NamedTuple
 #: For each step of a handshake: TLS, Upgrade, the first frames of a tunnel.
 HANDSHAKE_TIMEOUT = 30.0
 
+#: For the response to a desktop that opens its tunnel: the cloud may have to start the user's
+#: streaming proxy, and those of other users before it.
+TUNNEL_TIMEOUT = 75.0
+
 
 class ServerTimeouts(NamedTuple):
     """The timeouts of a server's connections."""

@@ -40,9 +40,9 @@ from ctllm.reactor.services import MultiService, Service
 #: the next cloud needs them soon.
 REQUEST_RETRY_AFTER, DESKTOP_RETRY_AFTER = 60, 10
 
-#: Seconds that a desktop waits in the queue of starts. With the start itself, that is less than it
-#: waits for a response (`HANDSHAKE_TIMEOUT`).
-DESKTOP_MAX_WAIT = 20.0
+#: Seconds of a client's timeout that are left for the start itself when its turn comes; and the
+#: least that it waits in the queue, however short its timeout is.
+START_RESERVE, MIN_QUEUE_WAIT = 10.0, 1.0
 
 #: Seconds between two looks whether enough proxies wait for users.
 WARM_INTERVAL = 1.0
@@ -187,13 +187,18 @@ class ProxyManager(MultiService):
         return self._context.spawner.problem
 
     async def ensure_running(
-        self, proxy_id: str, is_new_request: bool = True, spawner: str = ""
+        self,
+        proxy_id: str,
+        is_new_request: bool = True,
+        spawner: str = "",
+        timeout: float = math.inf,
     ) -> ConnectionPool:
         """Return connections to a proxy; start it first if it does not run.
 
         `is_new_request` is False for tunnels and for resumed responses, which are allowed while
         the cloud drains. `spawner` is the name of the one that shall start it, if there are
-        several.
+        several. `timeout` is for how many seconds the client waits for a response: it is refused
+        before that if others start first.
 
         Raises ServiceUnavailable if a limit is reached and ProxyUnavailable if the proxy does not
         start, both with a sentence for the user and `retry_after`. Cancelling does not cancel the
@@ -213,10 +218,11 @@ class ProxyManager(MultiService):
         if supervisor is None:
             supervisor = self._add_supervisor(proxy_id)
         supervisor.spawner_name = spawner or supervisor.spawner_name
-        max_wait = self._context.settings.start_queue_timeout_seconds
-        pool = await supervisor.ensure_running(
-            max_wait if is_new_request else min(max_wait, DESKTOP_MAX_WAIT)
+        max_wait = min(
+            self._context.settings.start_queue_timeout_seconds,
+            max(MIN_QUEUE_WAIT, timeout - START_RESERVE),
         )
+        pool = await supervisor.ensure_running(max_wait)
         if is_new_request:
             await supervisor.wait_for_desktops()
         return pool

@@ -154,7 +154,7 @@ class ProxySupervisor:
             except TimeoutError:
                 # Not in the queue: it is being started, which has a timeout of its own.
                 if self._acquiring is not None:
-                    raise self._queue_error(self._acquiring) from None
+                    raise self._queue_error(self._acquiring, max_wait) from None
 
     async def wait_for_desktops(self) -> None:
         """Wait until the desktops of a proxy that was replaced are connected to the new one.
@@ -297,15 +297,22 @@ class ProxySupervisor:
             self._acquiring = None
             timer.cancel()
 
-    def _queue_error(self, acquiring: Deferred[Callable[[], None]]) -> ServiceUnavailable:
-        """Return the error for a request that has waited in the queue for too long."""
+    def _queue_error(
+        self, acquiring: Deferred[Callable[[], None]], max_wait: float
+    ) -> ServiceUnavailable:
+        """Return the error for a request that has waited in the queue for `max_wait` seconds.
+
+        Whoever comes back waits for as long again. So it is told to come back early enough to be
+        waiting when its turn comes, also if that is somewhat earlier than expected, or later.
+        """
         self._context.audit.record("proxy.start_refused", self.id, "queue_timeout")
         self._context.metrics.proxy_start_failed("queue_timeout")
         expected_wait = self._context.start_limiter.expected_wait(acquiring)
-        retry_after = min(MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, expected_wait))
+        early = expected_wait - round(max_wait / 2)
+        retry_after = min(MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, early))
         return ServiceUnavailable(
             "The streaming proxies of other users are being started first. Yours is expected to "
-            f"run in {retry_after} s: try again then.",
+            f"run in {expected_wait} s: try again in {retry_after} s, to wait for it.",
             retry_after=retry_after,
         )
 

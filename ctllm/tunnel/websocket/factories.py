@@ -7,7 +7,8 @@ from collections.abc import Callable
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFactory
 
 from ctllm.common.memory_budget import MemoryBudget
-from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
+from ctllm.http.request_timeout import TIMEOUT_HEADER
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT, TUNNEL_TIMEOUT
 from ctllm.reactor.interfaces import Clock
 from ctllm.tunnel.frames import MAX_MESSAGE, SUBPROTOCOL
 from ctllm.tunnel.websocket.protocols import BridgeWebSocket, ProxyWebSocket
@@ -52,7 +53,10 @@ class ProxyWebSocketFactory(WebSocketServerFactory):
 
 
 class BridgeWebSocketFactory(WebSocketClientFactory):
-    """Builds the bridge's end, by `build`, for `url`; `headers` carry its access token."""
+    """Builds the bridge's end, by `build`, for `url`; `headers` carry its access token.
+
+    It tells the cloud for how long it waits for the response.
+    """
 
     noisy = False
 
@@ -65,12 +69,18 @@ class BridgeWebSocketFactory(WebSocketClientFactory):
         ping_interval: float,
         ping_timeout: float,
     ) -> None:
+        timeout = {TIMEOUT_HEADER.decode(): str(round(TUNNEL_TIMEOUT * 1000))}
         super().__init__(  # type: ignore[no-untyped-call]
-            url, protocols=[SUBPROTOCOL], headers=headers, reactor=clock, useragent="ctllm"
+            url,
+            protocols=[SUBPROTOCOL],
+            headers={**headers, **timeout},
+            reactor=clock,
+            useragent="ctllm",
         )
         self._build = build
         self.keepalive_options = (ping_interval, ping_timeout)
-        self.setProtocolOptions(**_OPTIONS)  # type: ignore[no-untyped-call]
+        options = {**_OPTIONS, "openHandshakeTimeout": TUNNEL_TIMEOUT}
+        self.setProtocolOptions(**options)  # type: ignore[no-untyped-call]
 
     def buildProtocol(self, addr: object) -> BridgeWebSocket:
         """Build the protocol of one attempt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from json import dumps, loads
 from pathlib import Path
@@ -117,6 +118,7 @@ class FakeProxyManager:
     def __init__(self) -> None:
         self.proxy = FakeProxy()
         self.new_request_flags: list[bool] = []
+        self.timeouts: list[float] = []
         self.ensured: list[str] = []
         self.spawners: list[str] = []
         self.removed: list[str] = []
@@ -136,8 +138,15 @@ class FakeProxyManager:
     def direct_connections(self, id: str) -> Any:
         return self.direct.get(id)
 
-    async def ensure_running(self, id: str, is_new_request: bool = True, spawner: str = "") -> Any:
+    async def ensure_running(
+        self,
+        id: str,
+        is_new_request: bool = True,
+        spawner: str = "",
+        timeout: float = math.inf,
+    ) -> Any:
         self.ensured.append(id)
+        self.timeouts.append(timeout)
         self.spawners.append(spawner)
         self.new_request_flags.append(is_new_request)
         if self.start_delay is not None:

@@ -18,6 +18,7 @@ from ctllm.cloud.request_authenticator import LEASE_POLL_INTERVAL
 from ctllm.errors import ProxyUnavailable
 from ctllm.http.message.head import RequestHead, get_header
 from ctllm.http.request_envelope import open_envelope
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.cloud.gateway_case import (
     ANN,
     FRIEND_ORIGIN,
@@ -142,6 +143,13 @@ class RouteTests(AuthRequestCase):
         self.assertEqual(self.envelope.target, b"/ws/tunnel")
         self.assertEqual(self.claims().scopes, {USE, SERVE})
         self.assertEqual(self.proxies.new_request_flags, [False])
+        self.assertEqual(self.proxies.timeouts, [HANDSHAKE_TIMEOUT])
+
+    def test_a_desktop_waits_for_as_long_as_it_says(self) -> None:
+        token = {"Authorization": f"Bearer {self.token(frozenset((SERVE, USE)))}"}
+        headers = {**token, **WEBSOCKET_HANDSHAKE, "Ctllm_Timeout": "75000"}
+        self.assertEqual(self.authorize("GET /ws/tunnel", **headers), 204)
+        self.assertEqual(self.proxies.timeouts, [75])
 
     def test_the_grant_can_be_read_by_the_cloud_alone_and_for_this_proxy(self) -> None:
         self.authorize(**self.bearer())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,6 +25,7 @@ from ctllm.errors import (
     ServiceUnavailable,
 )
 from ctllm.http.message.head import ResponseHead, get_header
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.cloud.gateway_case import (
     ALL_SCOPES,
     ANN,
@@ -79,6 +81,8 @@ class RoutingTests(GatewayCase):
         self.assertEqual(set(self.proxies.ensured), {wanted})
         began = self.proxies.new_request_flags
         self.assertEqual(began, [True] * (len(began) - 1) + [False], "who resumes begins nothing")
+        waits = [math.inf] * (len(began) - 1) + [HANDSHAKE_TIMEOUT]
+        self.assertEqual(self.proxies.timeouts, waits)
 
     def test_a_query_is_not_mistaken_for_one_of_its_paths(self) -> None:
         self.assertEqual(self.send("GET http://h?/ctllm/session", **self.bearer()), 0)

@@ -44,6 +44,12 @@ class TunnelTests(GatewayCase):
         )
         return self.proxies.proxy.endpoint.accept()
 
+    def test_a_desktop_waits_for_as_long_as_it_says(self) -> None:
+        headers = {**self.UPGRADE, **self.bearer()}
+        self.send("GET /ws/tunnel", **headers)
+        self.send("GET /ws/tunnel", Ctllm_Timeout="75000", **headers)
+        self.assertEqual(self.proxies.timeouts, [HANDSHAKE_TIMEOUT, 75])
+
     def test_splices_both_connections_after_101(self) -> None:
         inner = self.upgrade()
         self.assertEqual(self.proxies.new_request_flags, [False])

@@ -26,7 +26,7 @@ from ctllm.errors import (
     UserDisabled,
 )
 from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT, TUNNEL_TIMEOUT
 from ctllm.ipc.messages import ConnectionState
 from ctllm.tunnel.frames import CONNECTION_ID, Desktop, FrameKind, Reason, encode_json_frame
 from ctllm.tunnel.initiator import Initiator
@@ -317,12 +317,17 @@ class ConnectTests(BridgeCase):
     def test_times_out_a_websocket_handshake_without_response(self) -> None:
         self.cloud.is_silent = True
         self.start()
-        self.wait(HANDSHAKE_TIMEOUT - 1)
+        self.wait(TUNNEL_TIMEOUT - 1)
         self.assertEqual(
             (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.CONNECTING, 1)
         )
         self.wait(10)
         self.assertGreater(len(self.cloud.connect_times), 1)
+
+    def test_tells_the_cloud_for_how_long_it_waits(self) -> None:
+        self.cloud.accepts_token = False
+        self.start()
+        self.assertIn(b"\r\nCtllm-Timeout: 75000\r\n", self.cloud.handshakes[0])
 
     def test_requests_another_token_after_a_rejected_one(self) -> None:
         self.cloud.accepts_token = False

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from twisted.internet.defer import Deferred
 
-from ctllm.cloud.proxies.manager import DESKTOP_MAX_WAIT
+from ctllm.cloud.proxies.manager import MIN_QUEUE_WAIT
 from ctllm.cloud.proxies.supervisor import QUEUE_RETENTION
 from ctllm.config import Cloud
+from ctllm.desktop.reconnect_backoff import MAX_RETRY_AFTER_SPREAD
 from ctllm.errors import ProxyUnavailable, ServiceUnavailable
+from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT, TUNNEL_TIMEOUT
 from tests.unit.cloud.proxies.manager_case import (
     A,
     B,
@@ -92,7 +97,10 @@ class ConcurrentStartTests(QueueCase):
         last = self.ensure_running(C)
         self.wait(20)
         # Six before it, two at a time, for 20 s each as the first two; and 20 s for itself.
-        self.assertEqual(self.failure(last, ServiceUnavailable).retry_after, 90)
+        # It waits again for 20 s: half of them before, half of them after the expected time.
+        error = self.failure(last, ServiceUnavailable)
+        self.assertEqual(error.retry_after, 80)
+        self.assertIn("expected to run in 90 s", error.message)
         self.assertEqual((self.status(C), self.spawner.starts[C]), ("starting", 0))
         self.assertIn(("proxy.start_refused", "queue_timeout"), self.audited("event", "reason"))
 
@@ -146,19 +154,54 @@ class ConcurrentStartTests(QueueCase):
 
 
 class PatienceTests(QueueCase):
-    """How long requests wait, and desktops."""
+    """How long clients wait."""
 
     settings = Cloud(max_proxies=40, max_concurrent_starts=2, start_queue_timeout_seconds=50)
 
-    def test_a_desktop_is_refused_before_it_gives_up(self) -> None:
-        """Requests wait for longer, as long as the settings say."""
-        self.fill_slots()
-        self.keep_slots_busy()
-        request = self.ensure_running(C)
-        desktop = self.run_coroutine(self.manager.ensure_running(C, is_new_request=False))
-        self.wait(DESKTOP_MAX_WAIT)
-        self.failure(desktop, ServiceUnavailable)
-        self.wait(29)
-        self.assertNoResult(request)
-        self.wait(1)
-        self.failure(request, ServiceUnavailable)
+    def connect_desktop(self, timeout: float) -> Deferred[ConnectionPool]:
+        """Have a desktop of C's user connect, which waits for a response for `timeout` seconds."""
+        return self.run_coroutine(
+            self.manager.ensure_running(C, is_new_request=False, timeout=timeout)
+        )
+
+    def test_a_client_is_refused_before_it_gives_up(self) -> None:
+        """At the latest as the settings say."""
+        for timeout, waits in (
+            (math.inf, 50),
+            (TUNNEL_TIMEOUT, 50),
+            (40, 30),
+            (HANDSHAKE_TIMEOUT, 20),
+            (0, MIN_QUEUE_WAIT),
+        ):
+            self.fill_slots()
+            self.keep_slots_busy()
+            client = self.connect_desktop(timeout)
+            self.wait(waits - 0.5)
+            self.assertNoResult(client)
+            self.wait(0.5)
+            self.failure(client, ServiceUnavailable)
+
+    def test_a_desktop_that_comes_back_as_told_is_there_when_its_proxy_runs(self) -> None:
+        """Also if it comes as late as desktops do, or the starts before it become slower."""
+        for late, seconds in ((0, 10), (MAX_RETRY_AFTER_SPREAD, 10), (0, 13)):
+            self.keep_slots_busy()
+            self.spawner.slow_starts[C] = Deferred()
+            early = self.connect_desktop(TUNNEL_TIMEOUT)
+            self.finish_starts(every=10, until=50)
+            error = self.failure(early, ServiceUnavailable)
+            self.finish_starts(every=seconds, until=(error.retry_after or 0) + late)
+            self.assertEqual(self.status(C), "starting")
+            back = self.connect_desktop(TUNNEL_TIMEOUT)
+            self.finish_starts(every=seconds, until=60)
+            self.successResultOf(back)
+            self.stop()
+            self.setUp()
+
+    def finish_starts(self, every: int, until: int) -> None:
+        """Have the starts that run be done every so many seconds."""
+        for second in range(1, until + 1):
+            self.wait(1)
+            for proxy, started in self.spawner.slow_starts.items():
+                if second % every == 0 and self.spawner.starts[proxy] and not started.called:
+                    started.callback(None)
+            self.flush()
