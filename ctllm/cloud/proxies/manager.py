@@ -17,7 +17,7 @@ from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.health import HEALTH_TIMEOUT, fetch_health
 from ctllm.cloud.proxies.info import ProxyInfo, proxy_info
-from ctllm.cloud.proxies.start_limiter import ReplacementLimiter, StartLimiter
+from ctllm.cloud.proxies.limiters import RemovalLimiter, ReplacementLimiter, StartLimiter
 from ctllm.cloud.proxies.states import ACTIVE_STATES, Cause, EventType, State
 from ctllm.cloud.proxies.supervisor import Origin, ProxySupervisor, SupervisorContext
 from ctllm.cloud.proxies.warm_pool import WarmPool
@@ -127,6 +127,7 @@ class ProxyManager(MultiService):
             start_limiter=start_limiter,
             warm_pool=self._warm_pool,
             replacement_limiter=ReplacementLimiter(reactor),
+            removal_limiter=RemovalLimiter(),
             audit=audit,
             metrics=metrics,
             now=now,

@@ -19,7 +19,7 @@ from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.direct_counts import DirectCounter
 from ctllm.cloud.proxies.health import HEALTH_TIMEOUT, Health, fetch_health, wait_until_healthy
-from ctllm.cloud.proxies.start_limiter import ReplacementLimiter, StartLimiter
+from ctllm.cloud.proxies.limiters import RemovalLimiter, ReplacementLimiter, StartLimiter
 from ctllm.cloud.proxies.states import (
     ACTIVE_STATES,
     FAILURE_RETENTION,
@@ -52,6 +52,8 @@ REQUEST_DELAY = 5.0
 DESKTOP_TIMEOUT, DESKTOP_POLL_INTERVAL = 10.0, 0.1
 #: Seconds. Bounds of the `Retry-After` for clients whose proxy did not get a slot to start.
 MIN_RETRY_AFTER, MAX_RETRY_AFTER = 2, 120
+#: Seconds. The same while the last proxy is still being removed.
+REMOVAL_RETRY_AFTER = 10
 #: Seconds for which a proxy keeps its place among those that wait to be started, after the last
 #: request for it. A desktop comes back at most 10 s after the `Retry-After`.
 QUEUE_RETENTION = MAX_RETRY_AFTER + 30.0
@@ -76,6 +78,7 @@ class SupervisorContext:
     start_limiter: StartLimiter
     warm_pool: WarmPool
     replacement_limiter: ReplacementLimiter
+    removal_limiter: RemovalLimiter
     audit: AuditLog
     metrics: Metrics
     now: Callable[[], float]
@@ -135,8 +138,9 @@ class ProxySupervisor:
     async def ensure_running(self, max_wait: float) -> ConnectionPool:
         """Return connections to the proxy; start it first if it does not run.
 
-        It waits for `max_wait` seconds at most while others start first. Raises ProxyUnavailable if
-        it does not start, and ServiceUnavailable if it has waited for so long.
+        It waits for `max_wait` seconds at most while others start first, or what was there before
+        is removed. Raises ProxyUnavailable if it does not start, and ServiceUnavailable if it has
+        waited for so long.
         """
         self._last_requested = self._context.clock.seconds()
         if self.state is State.RUNNING and self.pool is not None:
@@ -152,9 +156,10 @@ class ProxySupervisor:
             try:
                 return await started.addTimeout(max_wait, cast(IReactorTime, self._context.clock))
             except TimeoutError:
-                # Not in the queue: it is being started, which has a timeout of its own.
                 if self._acquiring is not None:
                     raise self._queue_error(self._acquiring, max_wait) from None
+                if self.state is not State.STARTING:  # that has a timeout of its own
+                    raise _removal_error() from None
 
     async def wait_for_desktops(self) -> None:
         """Wait until the desktops of a proxy that was replaced are connected to the new one.
@@ -429,13 +434,18 @@ class ProxySupervisor:
 
     async def _remove(self) -> Event:
         """Close the connections and have the spawner remove the proxy."""
-        return await self._remove_with(self._context.spawner.remove)
+        return await self._remove_with(self._remove_in_slot)
 
     async def _clean_up(self) -> Event:
         """Close the connections. Keep what the next start can use, unless it may be to blame."""
-        spawner = self._context.spawner
         is_reusable = self.cause.reason == "exited" and not self._backoff.is_repeated
-        return await self._remove_with(spawner.clean_up if is_reusable else spawner.remove)
+        clean_up = self._context.spawner.clean_up
+        return await self._remove_with(clean_up if is_reusable else self._remove_in_slot)
+
+    async def _remove_in_slot(self, proxy_id: str) -> None:
+        """Have the spawner remove the proxy when few others are being removed."""
+        async with self._context.removal_limiter.slot(self.cause.reason == "revoked"):
+            await self._context.spawner.remove(proxy_id)
 
     async def _remove_with(self, remove: Callable[[str], Coroutine[Any, Any, None]]) -> Event:
         pool = self._close_pool()
@@ -494,6 +504,14 @@ class ProxySupervisor:
         if pool is not None:
             pool.close()
         return pool
+
+
+def _removal_error() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        "Your streaming proxy has ended, and is still being removed. Try again in "
+        f"{REMOVAL_RETRY_AFTER} s.",
+        retry_after=REMOVAL_RETRY_AFTER,
+    )
 
 
 def _metric_label(state: State) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 
+from ctllm.cloud.proxies.limiters import CONCURRENT_REMOVALS
 from ctllm.config import Cloud
 from ctllm.errors import ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -264,6 +265,18 @@ class MonitorTests(ProxyManagerCase):
         self.successResultOf(waiting)
         self.assertEqual(self.spawner.starts[A], 2)
 
+    def test_a_request_waits_no_longer_for_a_removal_than_for_starts(self) -> None:
+        self.start(A)
+        self.spawner.slow_removals[A] = removed = Deferred[None]()
+        stopping = self.run_coroutine(self.manager.remove(A, "by hand"))
+        request = self.ensure_running(A)
+        self.wait(self.settings.start_queue_timeout_seconds - 1)
+        self.assertNoResult(request)
+        self.wait(1)
+        self.assertEqual(self.failure(request, ServiceUnavailable).retry_after, 10)
+        removed.callback(None)
+        self.successResultOf(stopping)
+
     def test_requests_wait_for_the_desktops_of_a_replaced_proxy_and_tunnels_do_not(self) -> None:
         for seconds, connect in ((1.0, True), (10.2, False)):
             self.start(A)
@@ -322,6 +335,47 @@ class MonitorTests(ProxyManagerCase):
         self.spawner.exit(A)
         self.flush()
         self.successResultOf(request)  # its connections are closed, so it fails at once
+
+    def test_removes_a_few_proxies_at_once(self) -> None:
+        """All at once, each would take as long as all of them."""
+        names = [f"ctllm-proxy-{number:032x}" for number in range(CONCURRENT_REMOVALS + 1)]
+        removed = {name: Deferred[None]() for name in names}
+        for name in names:
+            self.start(name)
+        self.spawner.slow_removals.update(removed)
+        stopped = [self.run_coroutine(self.manager.remove(name, "by hand")) for name in names]
+        self.assertEqual(sum(self.spawner.removals.values()), CONCURRENT_REMOVALS)
+        removed[names[0]].callback(None)
+        self.flush()
+        self.assertEqual(self.spawner.removals[names[-1]], 1)
+        for name in names[1:]:
+            removed[name].callback(None)
+        for each in stopped:
+            self.successResultOf(each)
+
+    def test_a_removal_that_fails_makes_room_for_another(self) -> None:
+        names = [f"ctllm-proxy-{number:032x}" for number in range(CONCURRENT_REMOVALS + 1)]
+        failing = {name: Deferred[None]() for name in names}
+        for name in names:
+            self.start(name)
+        self.spawner.slow_removals.update(failing)
+        for name in names:
+            self.run_coroutine(self.manager.remove(name, "by hand"))
+        for each in failing.values():
+            each.errback(ProxyUnavailable("Docker does not respond."))
+        self.assertEqual(self.spawner.removals[names[-1]], 1)
+        self.assertEqual(len(self.flushLoggedErrors(ProxyUnavailable)), len(names))
+
+    def test_the_proxy_of_a_revoked_user_is_removed_before_others(self) -> None:
+        names = [f"ctllm-proxy-{number:032x}" for number in range(CONCURRENT_REMOVALS + 2)]
+        for name in names:
+            self.start(name)
+            self.spawner.slow_removals[name] = Deferred()
+        revoked = names.pop()
+        for name in names:
+            self.run_coroutine(self.manager.remove(name, "by hand"))
+        self.manager.revoke(revoked)
+        self.assertEqual((self.spawner.removals[names[-1]], self.spawner.removals[revoked]), (0, 1))
 
     def test_does_not_stop_an_outdated_proxy_with_requests(self) -> None:
         for busy in ("exchanges", "open_requests"):

@@ -1,4 +1,4 @@
-"""`ctllm.cloud.proxies.start_limiter`: slots, and how long a caller would wait for one."""
+"""`ctllm.cloud.proxies.limiters`: slots, and how long a caller would wait for one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.proxies.start_limiter import MEASURED_STARTS, StartLimiter
+from ctllm.cloud.proxies.limiters import MEASURED_STARTS, StartLimiter
 
 
 class StartLimiterTests(SynchronousTestCase):

@@ -1,7 +1,7 @@
-"""A limit for how many proxies start at the same time.
+"""Limits for how many proxies start, are replaced, and are removed at the same time.
 
-Starts that run finish before others begin. On a slow machine, more starts at once would make each
-of them slower, until none finishes before its timeout.
+What has begun finishes before other work begins. On a slow machine, more at once would make each of
+them slower, until none finishes before its timeout.
 """
 
 from __future__ import annotations
@@ -19,6 +19,20 @@ from ctllm.reactor.interfaces import Clock
 MEASURED_STARTS = 16
 #: Seconds between two replacements of proxies. Each needs a start.
 REPLACEMENT_INTERVAL = 2.0
+#: How many proxies are removed at once. More take Docker as long for each, and fail at its client's
+#: timeout.
+CONCURRENT_REMOVALS = 4
+
+
+class RemovalLimiter:
+    """Limits how many proxies are removed at once. Those of revoked users wait for no others."""
+
+    def __init__(self, limit: int = CONCURRENT_REMOVALS) -> None:
+        self._slots, self._urgent_slots = DeferredSemaphore(limit), DeferredSemaphore(limit)
+
+    def slot(self, is_urgent: bool) -> DeferredSemaphore:
+        """Return the asynchronous context manager that waits for a slot and has it."""
+        return self._urgent_slots if is_urgent else self._slots
 
 
 class ReplacementLimiter:
