@@ -130,6 +130,7 @@ class ProxySupervisor:
         self._start_waiters: Waiters[ConnectionPool] = Waiters()
         self._stop_waiters: Waiters[None] = Waiters()
         self._acquiring: Deferred[Callable[[], None]] | None = None  # while it is in the queue
+        self._connected_desktops = 0  # at the last health check
         self._missing_desktops = 0  # that were connected to the proxy which this one replaces
         self._desktop_waiters: Waiters[None] = Waiters()
 
@@ -162,7 +163,7 @@ class ProxySupervisor:
                     raise _removal_error() from None
 
     async def wait_for_desktops(self) -> None:
-        """Wait until the desktops of a proxy that was replaced are connected to the new one.
+        """Wait until the desktops of a proxy that was replaced, or died, are at the new one.
 
         It takes a fraction of a second, and at most `DESKTOP_TIMEOUT`.
         """
@@ -201,10 +202,17 @@ class ProxySupervisor:
         self.state, self.since = new, self._context.now()
         if event.type in (EventType.STOP_REQUESTED, EventType.FAILED):
             self.cause = event.cause
-        if event.type is EventType.FAILED:
-            self._missing_desktops = 0
+        self._count_missing_desktops(old, event.type)
         self._record_transition(old, event)
         self._start_task(STATE_TASKS[new](self))
+
+    def _count_missing_desktops(self, old: State, event: EventType) -> None:
+        """Have the next proxy wait for the desktops of one that died: they come back at once."""
+        match old, event:
+            case State.RUNNING, EventType.FAILED:
+                self._missing_desktops = self._connected_desktops
+            case _, EventType.FAILED | EventType.FAILURE_EXPIRED | EventType.QUEUE_TIMED_OUT:
+                self._missing_desktops = 0
 
     def _start_task(self, coroutine: StateTask) -> None:
         task = self._task = Deferred.fromCoroutine(coroutine)
@@ -366,6 +374,7 @@ class ProxySupervisor:
             filter_head=response_from_proxy,
         )
         health = await wait_until_healthy(self.pool, context.clock)
+        release()
         self.direct_address = instance.address if health.direct is not None else ""
         self._direct_counter.start(health.direct if instance.adopted else None)
         await context.spawner.start_completed(self.id)
@@ -376,6 +385,7 @@ class ProxySupervisor:
     async def _monitor(self) -> Event:
         """Check the proxy's health until it is idle for too long or no longer responds."""
         assert self.pool is not None
+        self._connected_desktops = 0
         context, missed, idle = self._context, 0, 0.0
         idle_timeout = context.settings.proxy_idle_timeout_seconds
         self._start_waiters.succeed(self.pool)
@@ -393,6 +403,7 @@ class ProxySupervisor:
                 # If this process was delayed itself, the check shows nothing about the proxy.
                 missed += context.clock.seconds() - asked_at < HEALTH_TIMEOUT + MAX_OWN_DELAY
                 continue
+            self._connected_desktops = health.desktops
             self._direct_counter.update(health.direct)
             # Whoever requested the proxy a moment ago may not have connected to it yet.
             idle = min(health.idle_seconds, context.clock.seconds() - self._last_requested)
@@ -419,7 +430,7 @@ class ProxySupervisor:
         )
 
     async def _await_desktops(self, pool: ConnectionPool) -> None:
-        """Have new requests wait for the desktops of the proxy that this one replaces."""
+        """Have new requests wait for the desktops of the proxy that was here before."""
         clock = self._context.clock
         deadline = clock.seconds() + DESKTOP_TIMEOUT
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred, fail
 
 from ctllm.cloud.proxies.limiters import CONCURRENT_REMOVALS
+from ctllm.cloud.proxies.supervisor import DESKTOP_POLL_INTERVAL, DESKTOP_TIMEOUT
 from ctllm.config import Cloud
 from ctllm.errors import ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -335,6 +336,40 @@ class MonitorTests(ProxyManagerCase):
         self.spawner.exit(A)
         self.flush()
         self.successResultOf(request)  # its connections are closed, so it fails at once
+
+    def test_requests_wait_for_the_desktops_of_a_proxy_that_died_and_tunnels_do_not(self) -> None:
+        self.start(A)
+        self.spawner.proxies[A].health["desktops"] = 1
+        self.wait(31)
+        self.spawner.exit(A)
+        request = self.ensure_running(A)
+        self.successResultOf(self.run_coroutine(self.manager.ensure_running(A, False)))
+        self.wait(DESKTOP_TIMEOUT - 1)
+        self.assertNoResult(request)
+        self.spawner.proxies[A].health["desktops"] = 1
+        self.wait(DESKTOP_POLL_INTERVAL)
+        self.successResultOf(request)
+        self.assertEqual(self.spawner.starts[A], 2)
+
+    def test_requests_wait_for_desktops_that_do_not_come_back_for_some_seconds(self) -> None:
+        self.start(A)
+        self.spawner.proxies[A].health["desktops"] = 1
+        self.wait(31)
+        self.spawner.exit(A)
+        request = self.ensure_running(A)
+        self.wait(DESKTOP_TIMEOUT - 1)
+        self.assertNoResult(request)
+        self.wait(1 + DESKTOP_POLL_INTERVAL)
+        self.successResultOf(request)
+        self.successResultOf(self.ensure_running(A))
+
+    def test_a_proxy_that_died_is_not_started_again_without_a_request(self) -> None:
+        self.start(A)
+        self.spawner.proxies[A].health["desktops"] = 1
+        self.wait(31)
+        self.spawner.exit(A)
+        self.wait(3600)
+        self.assertEqual((self.status(), self.spawner.starts[A]), ("absent", 1))
 
     def test_removes_a_few_proxies_at_once(self) -> None:
         """All at once, each would take as long as all of them."""

@@ -7,7 +7,7 @@ import math
 from twisted.internet.defer import Deferred
 
 from ctllm.cloud.proxies.manager import MIN_QUEUE_WAIT
-from ctllm.cloud.proxies.supervisor import QUEUE_RETENTION
+from ctllm.cloud.proxies.supervisor import QUEUE_CHECK_INTERVAL, QUEUE_RETENTION
 from ctllm.config import Cloud
 from ctllm.desktop.reconnect_backoff import MAX_RETRY_AFTER_SPREAD
 from ctllm.errors import ProxyUnavailable, ServiceUnavailable
@@ -70,6 +70,16 @@ class ConcurrentStartTests(QueueCase):
         for each in failing:
             self.failure(each)
         self.successResultOf(third)
+
+    def test_a_proxy_that_responds_leaves_its_slot_to_others(self) -> None:
+        """What is left to do needs next to no processor time."""
+        self.spawner.slow_completions.update({A: Deferred(), B: Deferred()})
+        early = self.ensure_running(A), self.ensure_running(B)
+        self.successResultOf(self.ensure_running(C))
+        for proxy, each in zip((A, B), early, strict=True):
+            self.assertNoResult(each)
+            self.spawner.slow_completions[proxy].callback(None)
+            self.successResultOf(each)
 
     def test_running_starts_finish_before_others_begin(self) -> None:
         proxies = (A, B, C, D, E, F)
@@ -151,6 +161,18 @@ class ConcurrentStartTests(QueueCase):
         self.assertEqual(self.status(C), "starting")
         self.wait(22)
         self.assertEqual((self.status(C), self.spawner.starts[C]), ("absent", 0))
+
+    def test_a_proxy_that_died_gives_up_its_place_too_when_nobody_comes_back(self) -> None:
+        """Its desktops would have come, if there were any."""
+        self.successResultOf(self.ensure_running(C))
+        self.spawner.proxies[C].health["desktops"] = 1
+        self.wait(31)
+        self.spawner.exit(C)
+        self.fill_slots()
+        self.keep_slots_busy()
+        self.ensure_running(C).addErrback(lambda _: None)
+        self.wait(QUEUE_RETENTION + QUEUE_CHECK_INTERVAL)
+        self.assertEqual((self.status(C), self.spawner.starts[C]), ("absent", 1))
 
 
 class PatienceTests(QueueCase):
