@@ -133,7 +133,7 @@ class Bridge(Service):
         """Whether `ctllm login` or `ctllm logout`, in another process, has changed the login."""
         if self.state is ConnectionState.LOGGED_OUT:
             return self._can_try_login()
-        if self._connection is None or not self._connection.is_open:
+        if self._connection is None or self._connection.login is None:
             return False
         try:
             return self._session.login != self._connection.login
@@ -186,6 +186,11 @@ class Bridge(Service):
         self._drop_attempt()
         self._failures = 0
         self._connect()
+
+    def _connect_with_other_login(self) -> None:
+        """Give up an attempt, which may wait for more than a minute, and what waits for it."""
+        self._tunnel.fail_all(DesktopLost("The desktop was logged out."))
+        self._connect_at_once()
 
     def _greet(self) -> None:
         assert self._connection is not None
@@ -303,6 +308,7 @@ _ACTIONS: dict[tuple[BridgeState, str], Callable[..., None]] = {
     (BridgeState.CONNECTING, "opened"): Bridge._greet,
     (BridgeState.CONNECTING, "failed"): Bridge._retry_after_failure,
     (BridgeState.CONNECTING, "unauthorized"): Bridge._await_login,
+    (BridgeState.CONNECTING, "login_changed"): Bridge._connect_with_other_login,
     (BridgeState.CONNECTING, "reconnect"): Bridge._connect_at_once,
     (BridgeState.CONNECTING, "stop"): Bridge._stop_at_once,
     (BridgeState.GREETING, "greeted"): Bridge._report_connected,

@@ -66,6 +66,7 @@ TRANSITIONS: dict[BridgeState, dict[str, BridgeState]] = {
         "opened": BridgeState.GREETING,
         "failed": BridgeState.WAITING,
         "unauthorized": BridgeState.LOGGED_OUT,
+        "login_changed": BridgeState.CONNECTING,
         "reconnect": BridgeState.CONNECTING,
         "stop": BridgeState.STOPPED,
     },

@@ -324,6 +324,27 @@ class ConnectTests(BridgeCase):
         self.wait(10)
         self.assertGreater(len(self.cloud.connect_times), 1)
 
+    def test_a_logout_ends_an_attempt_that_the_cloud_does_not_respond_to(self) -> None:
+        self.cloud.is_silent = True
+        self.start()
+        self.session.is_logged_out = True
+        self.wait(1)
+        self.assertEqual(self.bridge.state, ConnectionState.LOGGED_OUT)
+
+    def test_another_login_ends_such_an_attempt_and_the_requests_of_the_former_user(self) -> None:
+        self.start()
+        self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), FakeResponseSink()).finish()
+        self.settle()
+        self.cloud.is_silent = True
+        self.lose()
+        self.wait(MAX_FIRST_DELAY + 0.2)
+        self.session.user, self.cloud.is_silent = "bob", False
+        self.wait(1)
+        self.assertEqual(
+            (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.CONNECTED, 3)
+        )
+        self.assertEqual(len(self.tunnel.streams), 0)
+
     def test_tells_the_cloud_for_how_long_it_waits(self) -> None:
         self.cloud.accepts_token = False
         self.start()
