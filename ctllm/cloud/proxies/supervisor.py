@@ -18,7 +18,13 @@ from twisted.python.failure import Failure
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.direct_counts import DirectCounter
-from ctllm.cloud.proxies.health import HEALTH_TIMEOUT, Health, fetch_health, wait_until_healthy
+from ctllm.cloud.proxies.health import (
+    HEALTH_TIMEOUT,
+    POLL_DELAY_RATIO,
+    Health,
+    fetch_health,
+    wait_until_healthy,
+)
 from ctllm.cloud.proxies.limiters import RemovalLimiter, ReplacementLimiter, StartLimiter
 from ctllm.cloud.proxies.states import (
     ACTIVE_STATES,
@@ -48,7 +54,8 @@ RECHECK_DELAY = 5.0
 MAX_OWN_DELAY = 1.0
 #: Seconds within which whoever was given the connections to a proxy has sent a request.
 REQUEST_DELAY = 5.0
-#: Seconds that requests wait for the desktops of a replaced proxy, and between two checks for them.
+#: Seconds that requests wait for the desktops of the last proxy, and between two checks for them at
+#: first: later ones are rarer, as in `health`.
 DESKTOP_TIMEOUT, DESKTOP_POLL_INTERVAL = 10.0, 0.1
 #: Seconds. Bounds of the `Retry-After` for clients whose proxy did not get a slot to start.
 MIN_RETRY_AFTER, MAX_RETRY_AFTER = 2, 120
@@ -432,13 +439,14 @@ class ProxySupervisor:
     async def _await_desktops(self, pool: ConnectionPool) -> None:
         """Have new requests wait for the desktops of the proxy that was here before."""
         clock = self._context.clock
-        deadline = clock.seconds() + DESKTOP_TIMEOUT
+        began = clock.seconds()
         try:
-            while self._missing_desktops and clock.seconds() < deadline:
+            while self._missing_desktops and (waited := clock.seconds() - began) < DESKTOP_TIMEOUT:
                 health = await fetch_health(pool, clock, DESKTOP_TIMEOUT)
                 if health is not None and health.desktops >= self._missing_desktops:
                     break
-                await sleep(clock, DESKTOP_POLL_INTERVAL)
+                delay = max(DESKTOP_POLL_INTERVAL, POLL_DELAY_RATIO * waited)
+                await sleep(clock, min(delay, DESKTOP_TIMEOUT - waited))
         finally:
             self._missing_desktops = 0
             self._desktop_waiters.succeed(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred, fail
 
 from ctllm.cloud.proxies.limiters import CONCURRENT_REMOVALS
-from ctllm.cloud.proxies.supervisor import DESKTOP_POLL_INTERVAL, DESKTOP_TIMEOUT
+from ctllm.cloud.proxies.supervisor import DESKTOP_TIMEOUT
 from ctllm.config import Cloud
 from ctllm.errors import ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -344,10 +344,10 @@ class MonitorTests(ProxyManagerCase):
         self.spawner.exit(A)
         request = self.ensure_running(A)
         self.successResultOf(self.run_coroutine(self.manager.ensure_running(A, False)))
-        self.wait(DESKTOP_TIMEOUT - 1)
+        self.wait(DESKTOP_TIMEOUT - 2)
         self.assertNoResult(request)
         self.spawner.proxies[A].health["desktops"] = 1
-        self.wait(DESKTOP_POLL_INTERVAL)
+        self.wait(1)
         self.successResultOf(request)
         self.assertEqual(self.spawner.starts[A], 2)
 
@@ -359,9 +359,10 @@ class MonitorTests(ProxyManagerCase):
         request = self.ensure_running(A)
         self.wait(DESKTOP_TIMEOUT - 1)
         self.assertNoResult(request)
-        self.wait(1 + DESKTOP_POLL_INTERVAL)
+        self.wait(2)
         self.successResultOf(request)
         self.successResultOf(self.ensure_running(A))
+        self.assertLess(self.spawner.proxies[A].request_count, 40, "checks become rarer")
 
     def test_a_proxy_that_died_is_not_started_again_without_a_request(self) -> None:
         self.start(A)
