@@ -381,7 +381,6 @@ class ProxySupervisor:
             filter_head=response_from_proxy,
         )
         health = await wait_until_healthy(self.pool, context.clock)
-        release()
         self.direct_address = instance.address if health.direct is not None else ""
         self._direct_counter.start(health.direct if instance.adopted else None)
         await context.spawner.start_completed(self.id)

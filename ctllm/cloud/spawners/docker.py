@@ -322,15 +322,15 @@ class DockerSpawner(MultiService):
 
     async def _make_ready(self, resources: str, exited: Container) -> bool:
         """Return whether a container that exited is as a new one would be, and may start."""
-        (image, is_provisioned), _ = await run_together(
-            run_together(
-                self._docker.inspect_image(self._image),
-                self._connectivity.provision_again(resources, exited),
-            ),
-            self._docker.limit_processors(exited.id, RESTART_NANO_CPUS),
+        image, is_provisioned = await run_together(
+            self._docker.inspect_image(self._image),
+            self._connectivity.provision_again(resources, exited),
         )
         is_outdated = exited.image != image.id or self._has_other_settings(exited.labels)
-        return is_provisioned and not is_outdated
+        if is_outdated or not is_provisioned:
+            return False
+        await self._docker.limit_processors(exited.id, RESTART_NANO_CPUS)
+        return True
 
     async def _start_container(self, proxy_id: str) -> Container:
         connectivity = await self._connectivity.prepare(proxy_id)

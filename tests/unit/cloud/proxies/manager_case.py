@@ -105,7 +105,6 @@ class FakeSpawner:
         self.starts: Counter[str] = Counter()
         self.completed_starts: Counter[str] = Counter()
         self.completion_error: Exception | None = None
-        self.slow_completions: dict[str, Deferred[None]] = {}
         self.may_assign = True
         self.assigned: dict[str, str] = {}
         self.slow_assignment: Deferred[None] | None = None
@@ -161,8 +160,6 @@ class FakeSpawner:
     async def start_completed(self, proxy_id: str) -> None:
         assert self.proxies[proxy_id].request_count, "It has not responded."
         self.completed_starts[proxy_id] += 1
-        if proxy_id in self.slow_completions:
-            await self.slow_completions[proxy_id]
         if self.completion_error is not None:
             raise self.completion_error
 

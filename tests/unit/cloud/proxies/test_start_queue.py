@@ -71,16 +71,6 @@ class ConcurrentStartTests(QueueCase):
             self.failure(each)
         self.successResultOf(third)
 
-    def test_a_proxy_that_responds_leaves_its_slot_to_others(self) -> None:
-        """What is left to do needs next to no processor time."""
-        self.spawner.slow_completions.update({A: Deferred(), B: Deferred()})
-        early = self.ensure_running(A), self.ensure_running(B)
-        self.successResultOf(self.ensure_running(C))
-        for proxy, each in zip((A, B), early, strict=True):
-            self.assertNoResult(each)
-            self.spawner.slow_completions[proxy].callback(None)
-            self.successResultOf(each)
-
     def test_running_starts_finish_before_others_begin(self) -> None:
         proxies = (A, B, C, D, E, F)
         self.spawner.slow_starts.update({proxy: Deferred() for proxy in proxies})
