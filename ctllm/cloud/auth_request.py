@@ -185,7 +185,7 @@ class AuthRequestHandler:
         scopes = rule.required_scopes(grant, head)
         proxy_id = self._proxy_access.proxy_id_of(grant)
         self._count(request, rule, proxy_id, grant)
-        await self._proxy_access.connect(grant, rule, head)
+        await self._proxy_access.connect(grant, rule.is_new_request, rule.timeout(head))
         address = self._proxy_access.direct_address(grant)
         if not address:
             return None  # its version accepts requests of the cloud only

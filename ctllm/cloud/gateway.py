@@ -215,7 +215,9 @@ class Gateway:
         grant.require_scope(USE)
         scopes = rule.required_scopes(grant, request.head)
         self._reserve_request(request, grant)
-        connections = await self._proxy_access.connect(grant, rule, request.head)
+        connections = await self._proxy_access.connect(
+            grant, rule.is_new_request, rule.timeout(request.head)
+        )
         assertion = self._proxy_access.sign(grant, scopes)
         self._metrics.request_started()
         unregister = self._active_requests.add(
@@ -245,7 +247,9 @@ class Gateway:
         grant.require_scope(SERVE)
         require_websocket(request)
         release = self._reserve_tunnel(request, grant)
-        connections = await self._proxy_access.connect(grant, TUNNEL, request.head)
+        connections = await self._proxy_access.connect(
+            grant, TUNNEL.is_new_request, TUNNEL.timeout(request.head)
+        )
         scopes = TUNNEL.required_scopes(grant, request.head)
         proxy_id = self._proxy_access.proxy_id_of(grant)
         sealed = self._direct_requests.authorize(proxy_id, grant, is_tunnel=True)

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from ctllm.cloud.identity import SERVE, AccessGrant, AssertionSigner
 from ctllm.cloud.limits.users import UserLimits
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.relay_rules import RelayRule
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.message.head import RequestHead
 
 
 class ProxyAccess:
@@ -34,19 +32,19 @@ class ProxyAccess:
         self.proxy_id_of = proxy_id_of
 
     async def connect(
-        self, grant: AccessGrant, rule: RelayRule, head: RequestHead
+        self, grant: AccessGrant, is_new_request: bool, timeout: float
     ) -> ConnectionPool:
-        """Return connections to the user's proxy for a request, started if needed.
+        """Return connections to the user's proxy, started if needed; raises CtllmError.
 
-        Raises CtllmError, at the latest when the client that sent `head` would wait no longer.
+        The client waits for the response for `timeout` seconds.
         """
         limits = self._user_limits.tiers.limits_of(grant)
         try:
             return await self._proxies.ensure_running(
                 self.proxy_id_of(grant),
-                rule.is_new_request,
+                is_new_request,
                 limits.spawner,
-                rule.timeout(head),
+                timeout,
             )
         finally:  # the user may have been revoked in the meantime
             self._check_active(grant)

@@ -63,7 +63,8 @@ MAY_IMPORT = {
     "ollama.model_lists": {"ollama", "http.message", "common"},
     "tunnel": {"http.interfaces", "http.message", "common", "errors"},
     "tunnel.websocket": {
-        "tunnel", "http.timeouts", "reactor", "fastpath", "common", "errors",
+        "tunnel", "http.request_timeout", "http.timeouts", "reactor", "fastpath", "common",
+        "errors",
     },
     "relay": {
         "http.interfaces", "http.message", "http.request_timeout", "ollama", "tunnel", "reactor",
@@ -144,7 +145,8 @@ MAY_IMPORT = {
         "http.cors", "http.credentials", "http.message", "http.origins", "http.same_site", "errors",
     },
     "cloud.relay_rules": {
-        "cloud.identity", "http.credentials", "http.message", "ollama", "errors",
+        "cloud.identity", "http.credentials", "http.message", "http.request_timeout",
+        "http.timeouts", "ollama", "errors",
     },
     "cloud.request_authenticator": {
         "cloud.identity", "cloud.limits", "cloud.machines", "http.client_address",
