@@ -235,18 +235,23 @@ class Sessions:
 
         Those for which `is_void` returns True are removed too.
         """
-        removed, users = 0, dict[str, User]()
+        removed, stored = 0, dict[str, Session]()
         for session_id, session in self._store.read_all():
             if session is None or not self._is_active(session) or is_void(session):
                 removed += self._store.remove_id(session_id)
             else:
-                users[session_id] = session.user
+                stored[session_id] = session
         for known in (self._expiries, self._renewals):
-            for session_id in known.keys() - users.keys():
+            for session_id in known.keys() - stored.keys():
                 del known[session_id]
         self._of_users.clear()
-        for session_id in sorted(users, key=self.last_renewal):
-            self._add_as_latest(session_id, users[session_id])
+
+        def renewed_at(session_id: str) -> float:  # by this process, or by an earlier one
+            stored_at = stored[session_id].expires - self._lifetime
+            return max(self.last_renewal(session_id), stored_at)
+
+        for session_id in sorted(stored, key=renewed_at):
+            self._add_as_latest(session_id, stored[session_id].user)
         return removed
 
     def list_all(self) -> list[Session]:

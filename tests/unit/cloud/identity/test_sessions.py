@@ -130,6 +130,21 @@ class SessionsTests(StoreCase):
         self.sessions.renew(old)
         self.sessions.renew(bob)
 
+    def test_of_too_many_the_oldest_of_an_earlier_run_ends(self) -> None:
+        """That run has stored when each was created or renewed."""
+        created = []
+        for _ in range(MAX_PER_USER):
+            created.append(self.sessions.create(AUTHENTICATION, "desktop"))
+            self.time += 1
+        self.time += 43_200  # so that a renewal is stored
+        first, second = created[:2]
+        self.sessions.renew(first)
+        sessions = Sessions(self.directory, self.now, days=2)
+        sessions.remove_expired()
+        sessions.create(AUTHENTICATION, "browser")
+        sessions.renew(first)
+        self.assertRaises(Unauthorized, sessions.renew, second)
+
 
 class UpgradeTests(StoreCase):
     """Sessions that an earlier version stored."""
