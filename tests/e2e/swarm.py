@@ -15,7 +15,7 @@ from twisted.protocols.portforward import ProxyFactory
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.containers import POOL
-from tests.e2e.dockerd import BASE, IMAGE, Dockerd, dockerd
+from tests.e2e.dockerd import BASE, DOCKER, IMAGE, Dockerd, dockerd
 from tests.e2e.network_namespace import NetworkNamespace
 
 #: The container whose network namespace the cloud is in: proxies' networks are attached to it.
@@ -135,7 +135,7 @@ def two_nodes(manager: Dockerd) -> Iterator[Swarm]:
 def _copy_image(source: Dockerd, target: Dockerd) -> None:
     """Copy the streaming proxy's image from one engine to another."""
     save = subprocess.Popen(
-        ["docker", "save", IMAGE],
+        [DOCKER, "save", IMAGE],
         stdout=subprocess.PIPE,
         env={**os.environ, "DOCKER_HOST": source.address},
     )

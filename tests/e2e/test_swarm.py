@@ -24,6 +24,7 @@ from tests.e2e.lifecycle_cases import (
     start_stream,
     start_with_desktop,
 )
+from tests.e2e.process_info import proc_status
 from tests.e2e.swarm import ENTRANCE, PROXIES_ALLOWED, Swarm, two_nodes
 from tests.fake_ollama import Script
 
@@ -73,6 +74,8 @@ async def test_a_proxy_is_a_confined_service_that_survives_the_cloud(
     assert limits == {"Memory": 512 << 20, "NanoCpus": 500_000_000, "PidsLimit": 32}
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
     assert found["Config"]["User"] == "1001:1001" and not host["Binds"]
+    # Docker has no setting for it in a swarm: the proxy sets it itself.
+    assert proc_status(found["State"]["Pid"])["NoNewPrivs"] == "1"
     inspected = swarm.inspect(network)
     assert (inspected["Driver"], inspected["Internal"]) == ("overlay", True)
     assert inspected["IPAM"]["Config"][0]["Subnet"] == str(SUBNETS[0])

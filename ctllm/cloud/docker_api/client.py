@@ -93,7 +93,7 @@ class DockerClient:
     async def inspect_container(self, name: str) -> Container:
         """Return the container with a name or id. Raises DockerNotFound."""
         return decode_response(
-            await self._call("GET", f"/containers/{_quote(name)}/json"), Container
+            await self._call("GET", f"/containers/{quote_name(name)}/json"), Container
         )
 
     async def create_container(self, name: str, config: Mapping[str, object]) -> str:
@@ -106,38 +106,38 @@ class DockerClient:
 
     async def start_container(self, name: str) -> None:
         """Start a container, unless it runs."""
-        await self._call("POST", f"/containers/{_quote(name)}/start")
+        await self._call("POST", f"/containers/{quote_name(name)}/start")
 
     async def rename_container(self, id: str, name: str) -> None:
         """Give a container another name. Raises DockerConflict if that is in use."""
-        await self._call("POST", f"/containers/{_quote(id)}/rename", {"name": name})
+        await self._call("POST", f"/containers/{quote_name(id)}/rename", {"name": name})
 
     async def limit_processors(self, name: str, nano_cpus: int) -> None:
         """Limit the processor time of a container, in units of 1e-9 processors."""
         await self._call(
-            "POST", f"/containers/{_quote(name)}/update", config={"NanoCpus": nano_cpus}
+            "POST", f"/containers/{quote_name(name)}/update", config={"NanoCpus": nano_cpus}
         )
 
     async def stop_container(self, name: str, seconds: int) -> None:
         """Send SIGTERM to a container, and SIGKILL after `seconds`."""
-        path = f"/containers/{_quote(name)}/stop"
+        path = f"/containers/{quote_name(name)}/stop"
         await self._call("POST", path, {"t": str(seconds)}, timeout=self._timeout + seconds)
 
     async def remove_container(self, name: str) -> None:
         """Kill and remove a container, if it exists."""
         query = {"force": "1", "v": "1"}
-        await self._delete(f"/containers/{_quote(name)}", query)
+        await self._delete(f"/containers/{quote_name(name)}", query)
 
     async def container_stats(self, name: str) -> ContainerStats:
         """Return the resources that a container uses now."""
         query = {"stream": "0", "one-shot": "1"}
-        body = await self._call("GET", f"/containers/{_quote(name)}/stats", query)
+        body = await self._call("GET", f"/containers/{quote_name(name)}/stats", query)
         return decode_response(body, ContainerStats)
 
     async def container_logs(self, name: str, lines: int = 5) -> str:
         """Return the last lines of a container's output."""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-        body = await self._call("GET", f"/containers/{_quote(name)}/logs", query)
+        body = await self._call("GET", f"/containers/{quote_name(name)}/logs", query)
         return demultiplex_logs(body).decode("utf-8", "replace").strip()
 
     # -- networks
@@ -149,7 +149,7 @@ class DockerClient:
 
     async def inspect_network(self, name: str) -> Network:
         """Return the network with a name or id. Raises DockerNotFound."""
-        return decode_response(await self._call("GET", f"/networks/{_quote(name)}"), Network)
+        return decode_response(await self._call("GET", f"/networks/{quote_name(name)}"), Network)
 
     async def create_network(self, config: Mapping[str, object]) -> str:
         """Create a network and return its id. Raises DockerConflict or SubnetOverlap."""
@@ -158,13 +158,13 @@ class DockerClient:
 
     async def remove_network(self, name: str) -> None:
         """Remove a network, if it exists."""
-        await self._delete(f"/networks/{_quote(name)}")
+        await self._delete(f"/networks/{quote_name(name)}")
 
     # -- images and events
 
     async def inspect_image(self, name: str) -> Image:
         """Return the image with a name or id. Raises ImageNotFound."""
-        return decode_response(await self._call("GET", f"/images/{_quote(name)}/json"), Image)
+        return decode_response(await self._call("GET", f"/images/{quote_name(name)}/json"), Image)
 
     async def follow_events(
         self,
@@ -308,7 +308,8 @@ def encode_filters(**filters: list[str]) -> str:
     return json.dumps(filters)
 
 
-def _quote(name: str) -> str:
+def quote_name(name: str) -> str:
+    """Return a name or id as a segment of a path."""
     return quote(name, safe="")
 
 

@@ -18,7 +18,7 @@ from ctllm.common.json_decoder import InvalidJson, decode_json
 T = TypeVar("T")
 
 
-class _Pascal(Struct, frozen=True, rename="pascal"):
+class Pascal(Struct, frozen=True, rename="pascal"):
     """A struct whose JSON keys are in PascalCase."""
 
 
@@ -29,11 +29,11 @@ class EndpointSettings(Struct, frozen=True):
     network_id: str = field(name="NetworkID", default="")
 
 
-class _NetworkSettings(_Pascal, frozen=True):
+class _NetworkSettings(Pascal, frozen=True):
     networks: dict[str, EndpointSettings] | None = None
 
 
-class ContainerState(_Pascal, frozen=True):
+class ContainerState(Pascal, frozen=True):
     """The state of a container.
 
     `status` is created, running, paused, restarting, removing, exited or dead.
@@ -49,20 +49,20 @@ class ContainerState(_Pascal, frozen=True):
     started_at: datetime | None = None
 
 
-class _Mount(_Pascal, frozen=True):
+class _Mount(Pascal, frozen=True):
     source: str = ""
 
 
-class _HostConfig(_Pascal, frozen=True):
+class _HostConfig(Pascal, frozen=True):
     nano_cpus: int = 0
     mounts: list[_Mount] | None = None
 
 
-class _Config(_Pascal, frozen=True):
+class _Config(Pascal, frozen=True):
     labels: dict[str, str] | None = None
 
 
-class Container(_Pascal, frozen=True):
+class Container(Pascal, frozen=True):
     """A container, as `docker inspect` shows it. `image` is the image's id."""
 
     id: str
@@ -93,7 +93,7 @@ class Container(_Pascal, frozen=True):
         return (self.network_settings.networks or {}).get(network, EndpointSettings()).address
 
 
-class ContainerSummary(_Pascal, frozen=True):
+class ContainerSummary(Pascal, frozen=True):
     """A container, as `docker ps` shows it.
 
     `created` is in epoch seconds, `state` is as `ContainerState.status`.
@@ -117,15 +117,15 @@ class ContainerSummary(_Pascal, frozen=True):
         return (self.network_settings.networks or {}).get(network, EndpointSettings()).address
 
 
-class _Subnet(_Pascal, frozen=True):
+class _Subnet(Pascal, frozen=True):
     subnet: str = ""
 
 
-class _Ipam(_Pascal, frozen=True):
+class _Ipam(Pascal, frozen=True):
     config: list[_Subnet] | None = None
 
 
-class Network(_Pascal, frozen=True):
+class Network(Pascal, frozen=True):
     """A network."""
 
     id: str
@@ -142,7 +142,7 @@ class Network(_Pascal, frozen=True):
         return [each.subnet for each in self.ipam.config or [] if each.subnet]
 
 
-class Image(_Pascal, frozen=True):
+class Image(Pascal, frozen=True):
     """An image. `size` is in bytes."""
 
     id: str
@@ -181,7 +181,7 @@ class ContainerStats(Struct, frozen=True):
         return self.cpu_stats.cpu_usage.total_usage / 1e9
 
 
-class CreateResponse(_Pascal, frozen=True):
+class CreateResponse(Pascal, frozen=True):
     """The response to a request that creates a container or a network."""
 
     id: str

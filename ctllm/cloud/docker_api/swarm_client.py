@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import quote
 
-from ctllm.cloud.docker_api.client import DockerClient, encode_filters
+from ctllm.cloud.docker_api.client import DockerClient, encode_filters, quote_name
 from ctllm.cloud.docker_api.models import decode_response
 from ctllm.cloud.docker_api.swarm_models import CreatedService, Node, Service, Task
 
@@ -20,7 +19,7 @@ class SwarmClient(DockerClient):
 
     async def inspect_service(self, name: str) -> Service:
         """Return the service with a name or id. Raises DockerNotFound."""
-        body = await self._call("GET", f"/services/{quote(name, safe='')}")
+        body = await self._call("GET", f"/services/{quote_name(name)}")
         return decode_response(body, Service)
 
     async def create_service(self, config: Mapping[str, object]) -> str:
@@ -30,7 +29,7 @@ class SwarmClient(DockerClient):
 
     async def remove_service(self, name: str) -> None:
         """Remove a service, if it exists. Its task ends afterwards."""
-        await self._delete(f"/services/{quote(name, safe='')}")
+        await self._delete(f"/services/{quote_name(name)}")
 
     async def list_tasks(self, **filters: str) -> list[Task]:
         """Return the tasks that match filters, such as `label` or `service`."""
@@ -43,10 +42,10 @@ class SwarmClient(DockerClient):
 
     async def connect_container(self, network: str, container: str) -> None:
         """Attach a container of this engine to a network. Raises DockerNotFound."""
-        path = f"/networks/{quote(network, safe='')}/connect"
+        path = f"/networks/{quote_name(network)}/connect"
         await self._call("POST", path, config={"Container": container})
 
     async def disconnect_container(self, network: str, container: str) -> None:
         """Detach a container from a network. Raises DockerNotFound."""
-        path = f"/networks/{quote(network, safe='')}/disconnect"
+        path = f"/networks/{quote_name(network)}/disconnect"
         await self._call("POST", path, config={"Container": container, "Force": True})

@@ -6,17 +6,15 @@ from datetime import datetime
 
 from msgspec import Struct, field
 
-
-class _Pascal(Struct, frozen=True, rename="pascal"):
-    """A struct whose JSON keys are in PascalCase."""
+from ctllm.cloud.docker_api.models import Pascal
 
 
-class _ServiceSpec(_Pascal, frozen=True):
+class _ServiceSpec(Pascal, frozen=True):
     name: str
     labels: dict[str, str] | None = None
 
 
-class Service(_Pascal, frozen=True):
+class Service(Pascal, frozen=True):
     """A service."""
 
     id: str = field(name="ID")
@@ -44,16 +42,16 @@ class _NetworkReference(Struct, frozen=True):
     id: str = field(name="ID")
 
 
-class _Attachment(_Pascal, frozen=True):
+class _Attachment(Pascal, frozen=True):
     network: _NetworkReference
     addresses: list[str] | None = None  # each with the length of its prefix
 
 
-class _ContainerStatus(_Pascal, frozen=True):
+class _ContainerStatus(Pascal, frozen=True):
     exit_code: int = 0
 
 
-class TaskStatus(_Pascal, frozen=True):
+class TaskStatus(Pascal, frozen=True):
     """The state of a task, such as pending, running, failed or orphaned, and an error, if any."""
 
     state: str
@@ -62,7 +60,7 @@ class TaskStatus(_Pascal, frozen=True):
     container_status: _ContainerStatus = _ContainerStatus()
 
 
-class Task(_Pascal, frozen=True):
+class Task(Pascal, frozen=True):
     """A task: one container of a service, on one node.
 
     `desired_state` is what the swarm wants it to be. `node_id` is empty until it has a node.
@@ -84,11 +82,11 @@ class Task(_Pascal, frozen=True):
         return ""
 
 
-class _NodeStatus(_Pascal, frozen=True):
+class _NodeStatus(Pascal, frozen=True):
     state: str
 
 
-class Node(_Pascal, frozen=True):
+class Node(Pascal, frozen=True):
     """A node of the swarm."""
 
     id: str = field(name="ID")

@@ -6,7 +6,7 @@ cloud finds what runs. Each service has one task, which the swarm does not repla
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from ctllm.cloud.docker_api import DockerConflict, DockerNotFound, Service, SwarmClient, Task
@@ -22,7 +22,7 @@ from ctllm.cloud.spawners.interfaces import (
 from ctllm.cloud.spawners.problems import Problems
 from ctllm.cloud.spawners.swarm_networks import SwarmNetworks
 from ctllm.cloud.spawners.swarm_spec import service_config, service_labels
-from ctllm.cloud.spawners.task_watcher import TaskWatcher, why_ended
+from ctllm.cloud.spawners.task_watcher import TaskWatcher, read_tasks, why_ended
 from ctllm.config import Proxy
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.reactor.deferred_tools import run_together, sleep
@@ -66,7 +66,7 @@ class SwarmSpawner(MultiService):
         self._locks, self._problems = KeyedLocks(), Problems()
         self._outdated: frozenset[str] = frozenset()
         self._watcher = TaskWatcher(
-            docker, clock, labels.selector, self._exit_observers.notify, self._attach_all
+            docker, clock, labels.selector, self._exit_observers.notify, self._attach_watched
         )
         self._watcher.setServiceParent(self)
 
@@ -121,22 +121,19 @@ class SwarmSpawner(MultiService):
         """Return all proxies whose tasks run, and remove what is left of others."""
         with self._problems.recording("swarm"):
             services = await self._docker.list_services(self._labels.selector)
-            tasks, nodes = await run_together(
-                self._docker.list_tasks(label=self._labels.selector), self._docker.list_nodes()
-            )
+            tasks, ready = await read_tasks(self._docker, label=self._labels.selector)
             networks = await self._networks.list()
-        ready = {each.id for each in nodes if each.is_ready}
-        newest = {each.service_id: each for each in sorted(tasks, key=lambda task: task.created_at)}
         found: dict[str, ProxyInstance] = {}
-        for service in filter(self._is_usable, services):
-            task, network_id = newest.get(service.id), networks.get(service.name, "")
-            if task is not None and not why_ended(task, ready) and task.address(network_id):
-                found[service.name] = self._make_instance(service, task, network_id, True)
+        for service in services:
+            own = [each for each in tasks if each.service_id == service.id]
+            network_id = networks.get(service.name, "")
+            if instance := self._adopt(service, _newest(own), network_id, ready):
+                found[service.name] = instance
         self._outdated = frozenset(
             each.name for each in services if each.name in found and self._has_other_labels(each)
         )
-        with suppress(CtllmError), self._problems.recording("containers"):
-            await self._networks.attach(found)
+        with suppress(CtllmError):
+            await self._attach(found)
         for proxy_id in ({each.name for each in services} | set(networks)) - set(found):
             await self._remove_leftovers(proxy_id)
         return [*found.values()]
@@ -155,9 +152,13 @@ class SwarmSpawner(MultiService):
 
     # -- helpers
 
-    async def _attach_all(self) -> None:
+    async def _attach_watched(self) -> None:
         """Attach the server's containers again, which may have been replaced by new ones."""
-        await self._networks.attach(self._watcher.proxy_ids)
+        await self._attach(self._watcher.proxy_ids)
+
+    async def _attach(self, proxy_ids: Collection[str]) -> None:
+        with self._problems.recording("containers"):
+            await self._networks.attach(proxy_ids)
 
     async def _find(self, proxy_id: str) -> ProxyInstance | None:
         """Return the proxy, if it runs on a node that responds and can be reached."""
@@ -169,10 +170,19 @@ class SwarmSpawner(MultiService):
                 f"The name {proxy_id} is used by a service that is not of this cloud. Remove that "
                 "service."
             )
-        task, nodes = await run_together(self._newest_task(service), self._docker.list_nodes())
+        tasks, ready = await read_tasks(self._docker, service=service.id)
         network_id = await self._networks.find_id(proxy_id)
-        ended = why_ended(task, {each.id for each in nodes if each.is_ready})
-        if task is None or ended or not self._is_usable(service) or not task.address(network_id):
+        return self._adopt(service, _newest(tasks), network_id, ready)
+
+    def _adopt(
+        self, service: Service, task: Task | None, network_id: str, ready_nodes: frozenset[str]
+    ) -> ProxyInstance | None:
+        """Return the proxy of a service, if it runs, can be reached, and accepts our assertions."""
+        labels, name = service.labels, service.name
+        is_named = is_proxy_id(name) and labels.get(PROXY_LABEL) == name
+        if task is None or not is_named or not self._labels.is_current(labels):
+            return None
+        if why_ended(task, ready_nodes) or not task.address(network_id):
             return None
         return self._make_instance(service, task, network_id, adopted=True)
 
@@ -180,10 +190,6 @@ class SwarmSpawner(MultiService):
         with suppress(DockerNotFound):
             return await self._docker.inspect_service(proxy_id)
         return None
-
-    async def _newest_task(self, service: Service) -> Task | None:
-        tasks = await self._docker.list_tasks(service=service.id)
-        return max(tasks, key=lambda task: task.created_at, default=None)
 
     async def _start(self, proxy_id: str) -> ProxyInstance:
         network_id = await self._networks.create(proxy_id)
@@ -200,17 +206,9 @@ class SwarmSpawner(MultiService):
     async def _wait_until_running(self, service: Service) -> Task:
         """Return the service's task when it runs. Raises CtllmError if it cannot."""
         while True:
-            task = await self._newest_task(service)
-            state = "new" if task is None else task.status.state
-            if task is not None and state == "running":
+            task = _newest(await self._docker.list_tasks(service=service.id))
+            if task is not None and _has_started(task):
                 return task
-            if task is not None and state == "pending" and task.status.err:
-                raise ServiceUnavailable(
-                    f"No node of the swarm takes another streaming proxy: {task.status.err}.",
-                    retry_after=60,
-                )
-            if task is not None and state not in _STARTING:
-                raise ProxyUnavailable(f"Its task is {state}: {task.status.err}")
             await sleep(self._clock, START_POLL_INTERVAL)
 
     def _make_instance(
@@ -220,12 +218,6 @@ class SwarmSpawner(MultiService):
         self._watcher.watch(service.name, task.id)
         started_at = task.created_at.timestamp()
         return ProxyInstance(service.name, endpoint, started_at, adopted, is_remote=True)
-
-    def _is_usable(self, service: Service) -> bool:
-        """Return whether this is a proxy of this cloud that accepts its assertions."""
-        labels, name = service.labels, service.name
-        is_named = is_proxy_id(name) and labels.get(PROXY_LABEL) == name
-        return is_named and self._labels.is_current(labels)
 
     def _has_other_labels(self, service: Service) -> bool:
         wanted = service_labels(self._image, self._labels, service.name, self._settings)
@@ -257,3 +249,19 @@ class SwarmSpawner(MultiService):
                 if await self._find(proxy_id) is not None:
                     return
             await self._remove_resources(proxy_id)
+
+
+def _newest(tasks: Iterable[Task]) -> Task | None:
+    return max(tasks, key=lambda task: task.created_at, default=None)
+
+
+def _has_started(task: Task) -> bool:
+    """Return whether a new task runs. Raises CtllmError if it will not."""
+    state, error = task.status.state, task.status.err
+    if state == "pending" and error:
+        raise ServiceUnavailable(
+            f"No node of the swarm takes another streaming proxy: {error}.", retry_after=60
+        )
+    if state != "running" and state not in _STARTING:
+        raise ProxyUnavailable(f"Its task is {state}: {error}")
+    return state == "running"

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
 
+from twisted.internet.defer import DeferredSemaphore
+
 from ctllm.cloud.docker_api import (
     Container,
     DockerConflict,
@@ -18,6 +20,10 @@ from ctllm.cloud.spawners.subnet_allocator import SubnetAllocator
 from ctllm.cloud.spawners.swarm_spec import overlay_config
 from ctllm.errors import ProxyUnavailable
 from ctllm.reactor.deferred_tools import run_all
+
+#: How many networks containers are attached to at once. A new container needs all of them, and
+#: Docker takes almost a second for each.
+MAX_CONCURRENT_ATTACHMENTS = 8
 
 
 class SwarmNetworks:
@@ -38,6 +44,7 @@ class SwarmNetworks:
         self._docker, self._labels, self._attached = docker, labels, attached
         self._is_encrypted = is_encrypted
         self._subnets = SubnetAllocator(pool)
+        self._slots = DeferredSemaphore(MAX_CONCURRENT_ATTACHMENTS)
 
     async def create(self, proxy_id: str) -> str:
         """Create the network of a proxy, and return its id. Raises CtllmError.
@@ -63,7 +70,8 @@ class SwarmNetworks:
     async def attach(self, proxy_ids: Collection[str]) -> None:
         """Attach the server's containers to the networks of proxies, where they are not.
 
-        Raises ProxyUnavailable if one of the containers does not exist.
+        Raises ProxyUnavailable if one of the containers does not exist, and a DockerError if one
+        cannot be attached; all others are, nevertheless.
         """
         if proxy_ids and self._attached:
             wanted = {network_name(each) for each in proxy_ids}
@@ -94,9 +102,14 @@ class SwarmNetworks:
 
     async def _attach(self, name: str, wanted: Collection[str]) -> None:
         container = await self._inspect(name)
-        for network in sorted(set(wanted) - container.networks.keys()):
-            with suppress(DockerConflict):  # it was attached meanwhile
-                await self._docker.connect_container(network, container.id)
+        missing = sorted(set(wanted) - container.networks.keys())
+        await run_all(self._connect(network, container.id) for network in missing)
+
+    async def _connect(self, network: str, container_id: str) -> None:
+        # A conflict: it was attached meanwhile. Not found: the proxy was removed meanwhile.
+        async with self._slots:
+            with suppress(DockerConflict, DockerNotFound):
+                await self._docker.connect_container(network, container_id)
 
     async def _detach(self, network_id: str, name: str) -> None:
         with suppress(DockerNotFound):

@@ -10,6 +10,7 @@ import msgspec
 from ctllm.cloud.docker_api import (
     Container,
     DockerConflict,
+    DockerError,
     DockerNotFound,
     Network,
     Node,
@@ -30,6 +31,7 @@ class FakeSwarm:
         self.tasks: dict[str, dict[str, Any]] = {}  # by the service's name
         self.nodes = {"node1": "ready", "node2": "ready"}
         self.attached: dict[str, set[str]] = {"nginx": set()}  # networks, by container
+        self.broken_networks: set[str] = set()
         self.next_status: dict[str, Any] = {"State": "running"}
         self._numbers = count(1)
 
@@ -123,6 +125,8 @@ class FakeSwarm:
         )
 
     async def connect_container(self, network: str, container: str) -> None:
+        if network in self.broken_networks:
+            raise DockerError("no address left")
         self.attached[container].add(network)
 
     async def disconnect_container(self, network: str, container: str) -> None:

@@ -233,6 +233,16 @@ class WatchTests(SwarmCase):
         self.ends()
         self.assertEqual(self.swarm.attached["nginx"], {NETWORK_A})
 
+    def test_a_network_that_cannot_be_attached_keeps_no_other_from_it(self) -> None:
+        self.start()
+        self.start(B)
+        self.swarm.attached["nginx"].clear()
+        self.swarm.broken_networks.add(NETWORK_A)
+        self.ends()
+        self.assertEqual(len(self.swarm.attached["nginx"]), 1)
+        self.assertIn("no address left", self.spawner.problem)
+        self.assertEqual(len(self.flushLoggedErrors()), 0)
+
     def test_an_error_does_not_end_it(self) -> None:
         self.start()
         nginx = self.swarm.attached.pop("nginx")
