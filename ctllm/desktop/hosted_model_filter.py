@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.desktop.checked_request import CheckedRequest
 from ctllm.errors import CtllmError, Forbidden
 from ctllm.http.interfaces import RequestSink, ResponseSink
+from ctllm.http.message.content_coding import BodyScanner
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.endpoints import (
     canonical_model,
@@ -57,24 +59,18 @@ class RemoteModelFilter:
         model = model_in_path(head)
         if (endpoint is not None and endpoint.leaves_machine) or (model and self.is_remote(model)):
             raise self.forbidden(describe_request(head))
-        fields, scanner = _further_search(head)
-        sniffer = create_model_sniffer(head, self._buffer_budget, True, fields, scanner)
+        search = _search_for(head)
+        sniffer = create_model_sniffer(
+            head, self._buffer_budget, True, search.fields, search.scanner
+        )
         if sniffer is None:
             return self._start_request(head, sink)
 
         def check(sniffer: ModelSniffer, is_complete: bool) -> CtllmError | None:
-            return self._check_scanner(scanner) or self._check(sniffer)
+            what = search.find_remote()
+            return self.forbidden(what) if what else self._check(sniffer)
 
         return CheckedRequest(sniffer, check, self._start_request(head, sink), sink)
-
-    def _check_scanner(self, scanner: _Scanner | None) -> CtllmError | None:
-        if isinstance(scanner, WebSearchSniffer):
-            return (
-                self.forbidden("What the tool web_search searches for")
-                if scanner.has_web_search
-                else None
-            )
-        return self.forbidden("This model") if scanner is not None and scanner.name else None
 
     def _check(self, sniffer: ModelSniffer) -> CtllmError | None:
         name = sniffer.name
@@ -95,16 +91,27 @@ class RemoteModelFilter:
         )
 
 
-_Scanner = WebSearchSniffer | JsonModelSniffer
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What to search a body for, besides its model.
 
-
-def _further_search(head: RequestHead) -> tuple[tuple[str, ...], _Scanner | None]:
-    """Return the fields to search besides those with models, and a scanner, for a request.
-
-    A model can be created from one that Ollama would forward, and with the host to forward it to.
+    `fields` replace those with models. `find_remote` returns what of the body Ollama would forward,
+    or an empty string, as far as `scanner` has read.
     """
-    if head.path == b"/api/create":
-        return ("from",), JsonModelSniffer(("remote_host",), math.inf)
+
+    fields: tuple[str, ...] = ()
+    scanner: BodyScanner | None = None
+    find_remote: Callable[[], str] = lambda: ""
+
+
+def _search_for(head: RequestHead) -> _Search:
+    """Return what to search the body of a request for."""
+    if head.path == b"/api/create":  # from such a model, or with the host to forward it to
+        host = JsonModelSniffer(("remote_host",), math.inf)
+        return _Search(("from",), host, lambda: "This model" if host.name else "")
     endpoint = find_endpoint(head)
-    is_search = endpoint is not None and endpoint.may_search_web
-    return (), WebSearchSniffer() if is_search else None
+    if endpoint is not None and endpoint.may_search_web:
+        tools = WebSearchSniffer()
+        what = "What the tool web_search searches for"
+        return _Search((), tools, lambda: what if tools.has_web_search else "")
+    return _Search()

@@ -372,33 +372,32 @@ class MonitorTests(ProxyManagerCase):
         self.wait(3600)
         self.assertEqual((self.status(), self.spawner.starts[A]), ("absent", 1))
 
+    def remove_one_too_many(self) -> tuple[list[str], list[Deferred[None]], list[Deferred[None]]]:
+        """Remove proxies, of which one has to wait; return them, what ends each, and the calls."""
+        names = [f"ctllm-proxy-{number:032x}" for number in range(CONCURRENT_REMOVALS + 1)]
+        ends = [Deferred[None]() for _ in names]
+        for name in names:
+            self.start(name)
+        self.spawner.slow_removals.update(zip(names, ends, strict=True))
+        calls = [self.run_coroutine(self.manager.remove(name, "by hand")) for name in names]
+        return names, ends, calls
+
     def test_removes_a_few_proxies_at_once(self) -> None:
         """All at once, each would take as long as all of them."""
-        names = [f"ctllm-proxy-{number:032x}" for number in range(CONCURRENT_REMOVALS + 1)]
-        removed = {name: Deferred[None]() for name in names}
-        for name in names:
-            self.start(name)
-        self.spawner.slow_removals.update(removed)
-        stopped = [self.run_coroutine(self.manager.remove(name, "by hand")) for name in names]
+        names, ends, calls = self.remove_one_too_many()
         self.assertEqual(sum(self.spawner.removals.values()), CONCURRENT_REMOVALS)
-        removed[names[0]].callback(None)
+        ends[0].callback(None)
         self.flush()
         self.assertEqual(self.spawner.removals[names[-1]], 1)
-        for name in names[1:]:
-            removed[name].callback(None)
-        for each in stopped:
-            self.successResultOf(each)
+        for end in ends[1:]:
+            end.callback(None)
+        for call in calls:
+            self.successResultOf(call)
 
     def test_a_removal_that_fails_makes_room_for_another(self) -> None:
-        names = [f"ctllm-proxy-{number:032x}" for number in range(CONCURRENT_REMOVALS + 1)]
-        failing = {name: Deferred[None]() for name in names}
-        for name in names:
-            self.start(name)
-        self.spawner.slow_removals.update(failing)
-        for name in names:
-            self.run_coroutine(self.manager.remove(name, "by hand"))
-        for each in failing.values():
-            each.errback(ProxyUnavailable("Docker does not respond."))
+        names, ends, _ = self.remove_one_too_many()
+        for end in ends:
+            end.errback(ProxyUnavailable("Docker does not respond."))
         self.assertEqual(self.spawner.removals[names[-1]], 1)
         self.assertEqual(len(self.flushLoggedErrors(ProxyUnavailable)), len(names))
 
